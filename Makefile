@@ -1,0 +1,79 @@
+# Everything a person or CI does with this project. `make` alone explains itself.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+SOURCES := proxy optimizer policies tests loadtests
+
+.PHONY: help
+help: ## Show this text
+	@echo "LLM Auto Optimizer. Start with: make demo"
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: python
+python:
+	@bash deploy/python-check.sh "$(PYTHON)"
+
+$(VENV)/bin/python: | python
+	@echo "making the virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements/demo.txt requirements/build.txt pyproject.toml | $(VENV)/bin/python
+	@echo "installing pinned dependencies (hashes checked)"
+	@$(PIP) install --require-hashes -r requirements/build.txt -r requirements/demo.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+	@echo "installing pinned development tools"
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.PHONY: demo
+demo: $(VENV)/.runtime ## Watch the optimizer learn on three simulated models (no keys, no servers; DEMO="--keep" leaves it running)
+	@$(BIN)/llm-optimizer demo $(DEMO)
+
+.PHONY: serve
+serve: $(VENV)/.runtime ## Run the product with config.yaml
+	@$(BIN)/llm-optimizer serve --config config.yaml
+
+.PHONY: system
+system:
+	@bash deploy/system-packages.sh
+
+.PHONY: lint
+lint: $(VENV)/.dev
+	@$(BIN)/ruff format --check -q $(SOURCES) || { echo "run: make format"; exit 1; }
+	@$(BIN)/ruff check -q $(SOURCES)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+.PHONY: format
+format: $(VENV)/.dev ## Format the sources and apply safe fixes
+	@$(BIN)/ruff format -q $(SOURCES)
+	@$(BIN)/ruff check -q --fix $(SOURCES) || true
+
+.PHONY: check
+check: lint ## The fast part of the tests (< 2 minutes)
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+.PHONY: test
+test: system lint ## Everything: format, lint, types, import contracts, all tests (< 15 minutes)
+	@$(BIN)/python -m pytest -q
+
+.PHONY: figures
+figures: $(VENV)/.dev ## Measure every number of loadtests/RESULTS.md again (resumable; see loadtests/README.md)
+	@$(BIN)/python -m loadtests.run
+
+.PHONY: lock
+lock: $(VENV)/.dev ## Resolve the pinned requirements anew (no index lines are written)
+	@bash requirements/lock.sh
+
+.PHONY: clean
+clean: ## Remove the virtual environment and caches
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

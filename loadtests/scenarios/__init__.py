@@ -1,0 +1,26 @@
+"""The scenarios by name, in the order they are run.
+
+Adding one: a module with a function ``(Context) -> Report``, and one line here.
+"""
+
+from collections.abc import Callable, Mapping
+
+from loadtests.scenarios import latency, learning, parts, recorded, relay, starting, throughput
+from loadtests.scenarios.context import Context, Report
+
+Scenario = Callable[[Context], Report]
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "decision": parts.decision,
+    "event": parts.event,
+    "learner": learning.learner,
+    "start": starting.start,
+    "unary": throughput.unary,
+    "variants": throughput.variants,
+    "big": throughput.big,
+    "tls": throughput.tls,
+    "latency": latency.latency,
+    "relay": relay.relay,
+    "streams": relay.memory,
+    "replay": recorded.recorded,
+}

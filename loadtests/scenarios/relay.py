@@ -1,0 +1,142 @@
+"""Event streams: CPU of the relay per chunk beside nginx, and memory per open stream.
+
+Invariant: CPU and chunks are taken over one window in which all streams flow; memory is plain TCP.
+"""
+
+import json
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import median
+
+from loadtests.figures import Figure
+from loadtests.load import MAX_LOAD_SHARE
+from loadtests.peers import Proxy, Upstream, aiohttp_proxy, mock_upstream, nginx_proxy
+from loadtests.processes import Child, Failed, cpu_seconds, python_module, rss_bytes
+from loadtests.product import configuration, product
+from loadtests.scenarios.context import Context, Report
+
+STREAMS = 200
+RATE = 50
+OPEN_STREAMS = 1000
+SLOW_RATE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """One window of one proxy."""
+
+    chunks: int
+    cpu_us_per_chunk: float
+    worker_share: float
+    load_share: float
+    p50_ms: float
+    p99_ms: float
+
+
+def relay(context: Context) -> Report:
+    """200 streams of 50 chunks per second through the product, aiohttp and nginx."""
+    runs: dict[str, list[Relayed]] = {}
+    with ExitStack() as stack:
+        options = ("--chunks", "1000", "--rate", str(RATE))
+        upstream = stack.enter_context(mock_upstream(context.cores, context.directory, *options))
+        scratch = context.directory / "product"
+        proxies = [
+            stack.enter_context(product(context.cores, scratch, configuration(upstream))),
+            stack.enter_context(aiohttp_proxy(context.cores, context.directory, upstream)),
+            stack.enter_context(nginx_proxy(context.cores, context.directory, upstream)),
+        ]
+        for number in range(context.rounds):
+            for proxy in proxies:
+                seen = _window(context, proxy, upstream)
+                runs.setdefault(proxy.name, []).append(seen)
+                context.say(
+                    f"round {number + 1} {proxy.name}: {seen.cpu_us_per_chunk:.1f} us/chunk "
+                    f"worker {seen.worker_share:.0%} load {seen.load_share:.0%} p99 {seen.p99_ms:.2f} ms"
+                )
+        asking = _window(context, proxies[0], upstream, "--ask-usage")
+    cost = {name: median(run.cpu_us_per_chunk for run in seen) for name, seen in runs.items()}
+    busiest = max(run.load_share for run in runs["product"])
+    void = f"load side at {busiest:.0%}" if busiest > MAX_LOAD_SHARE else ""
+    rows = tuple(
+        f"{name}: {cost[name]:.1f} us of CPU per chunk, chunk delay p50 {median(r.p50_ms for r in seen):.2f} ms "
+        f"p99 {median(r.p99_ms for r in seen):.2f} ms, worker core {median(r.worker_share for r in seen):.0%}, "
+        f"load core {median(r.load_share for r in seen):.0%}"
+        for name, seen in runs.items()
+    )
+    return Report(
+        figures=(
+            Figure("relay CPU per chunk", cost["product"], "us", note="usage asked for and stripped", void=void),
+            Figure("relay CPU per chunk, client asks for usage", asking.cpu_us_per_chunk, "us"),
+            Figure("relay CPU per chunk / nginx", cost["product"] / cost["nginx"], "x", void=void),
+            Figure("relay CPU per chunk / aiohttp", cost["product"] / cost["aiohttp"], "x", void=void),
+        ),
+        rows=rows,
+    )
+
+
+def _window(context: Context, proxy: Proxy, upstream: Upstream, *options: str) -> Relayed:
+    command = python_module(
+        "loadtests.streams",
+        "--port",
+        str(proxy.port),
+        "--streams",
+        str(STREAMS),
+        "--seconds",
+        str(context.seconds),
+        *options,
+    )
+    with Child(command, core=context.cores.load, log=context.directory / "streams.log") as client:
+        client.wait_for(rf"opened {STREAMS}\b", seconds=40)
+        others = [*upstream.pids, *proxy.side_pids, client.pid]
+        begun = (time.monotonic(), cpu_seconds(proxy.worker_pids), cpu_seconds(others))
+        time.sleep(context.seconds - 0.2)
+        ended = (time.monotonic(), cpu_seconds(proxy.worker_pids), cpu_seconds(others))
+        seen = json.loads(client.wait_for("JSON (.*)", seconds=10).group(1))
+    if seen["broken"] or not seen["chunks"]:
+        raise Failed(f"{proxy.name}: {seen}")
+    elapsed = ended[0] - begun[0]
+    # The client's window is a little longer than ours; its chunk rate is steady, so it is scaled.
+    chunks = seen["chunks"] * elapsed / context.seconds
+    return Relayed(
+        chunks=int(chunks),
+        cpu_us_per_chunk=(ended[1] - begun[1]) / chunks * 1e6,
+        worker_share=(ended[1] - begun[1]) / elapsed,
+        load_share=(ended[2] - begun[2]) / elapsed,
+        p50_ms=seen["p50_ms"],
+        p99_ms=seen["p99_ms"],
+    )
+
+
+def memory(context: Context) -> Report:
+    """Resident memory of the worker with 1,000 open streams, after warming up on 50."""
+    with ExitStack() as stack:
+        options = ("--chunks", "100000", "--rate", str(SLOW_RATE))
+        upstream = stack.enter_context(mock_upstream(context.cores, context.directory, *options))
+        scratch = context.directory / "product"
+        proxy = stack.enter_context(product(context.cores, scratch, configuration(upstream)))
+        idle = rss_bytes(proxy.worker_pids[0])
+        few = _held(context, proxy, 50)
+        many = _held(context, proxy, OPEN_STREAMS)
+    per_stream = (many - few) / (OPEN_STREAMS - 50)
+    return Report(
+        figures=(
+            Figure("worker RSS, idle", idle / 1e6, "MB"),
+            Figure("worker RSS per open stream", per_stream / 1000, "KB"),
+            Figure("worker RSS, 1000 open streams", many / 1e6, "MB"),
+        ),
+    )
+
+
+def _held(context: Context, proxy: Proxy, streams: int) -> int:
+    command = python_module(
+        "loadtests.streams", "--port", str(proxy.port), "--streams", str(streams), "--seconds", "4"
+    )
+    with Child(command, core=context.cores.load, log=context.directory / "held.log") as client:
+        client.wait_for(rf"opened {streams}\b", seconds=40)
+        time.sleep(2.0)
+        held = rss_bytes(proxy.worker_pids[0])
+        seen = json.loads(client.wait_for("JSON (.*)", seconds=20).group(1))
+    if seen["broken"]:
+        raise Failed(f"streams broke: {seen}")
+    return held

@@ -1,0 +1,124 @@
+"""Unary throughput of the product beside a bare aiohttp pass-through and nginx proxy_pass, in one run.
+
+Invariant: rounds are interleaved (every proxy once per round) and medians are compared. nginx can outrun the
+load side on two cores; then its throughput is taken per CPU second of its own, and the note says so.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from loadtests.figures import Figure
+from loadtests.load import Throughput, chat_body, run_wrk, spread
+from loadtests.peers import Certificates, Proxy, Upstream, aiohttp_proxy, certificates, nginx_proxy, nginx_upstream
+from loadtests.product import configuration, product
+from loadtests.scenarios.context import Context, Report
+
+PROMPT = 2048
+BIG_PROMPT = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The rounds of one proxy."""
+
+    name: str
+    runs: list[Throughput]
+
+    @property
+    def rate(self) -> float:
+        return median(run.rate for run in self.runs)
+
+    @property
+    def capacity(self) -> float:
+        """Throughput with the load side's limit taken away: requests per CPU second where it was the limit."""
+        return median(run.per_cpu_second if run.is_load_bound else run.rate for run in self.runs)
+
+    @property
+    def load_share(self) -> float:
+        return max(run.load_share for run in self.runs)
+
+    @property
+    def is_load_bound(self) -> bool:
+        return median(run.is_load_bound for run in self.runs) > 0.5
+
+    def row(self) -> str:
+        """One line for the results."""
+        worker = median(run.worker_share for run in self.runs)
+        latency = median(run.p50_ms for run in self.runs)
+        mark = "; load side over 90 %" if self.is_load_bound else ""
+        return (
+            f"{self.name}: {self.rate:,.0f} requests/s, {self.capacity:,.0f} per CPU second when load-bound, "
+            f"worker core {worker:.0%}, load core {median(run.load_share for run in self.runs):.0%}, "
+            f"p50 {latency:.2f} ms at 64 connections, spread {spread([run.rate for run in self.runs]):.1%}{mark}"
+        )
+
+
+def unary(context: Context) -> Report:
+    """The whole product with 2 KB prompts."""
+    return _compare(context, "unary", PROMPT)
+
+
+def variants(context: Context) -> Report:
+    """The same with two prompts per model, so that half of the requests are rewritten (information)."""
+    return _compare(context, "unary with prompt variants", PROMPT, with_variants=True)
+
+
+def big(context: Context) -> Report:
+    """100 KB prompts."""
+    return _compare(context, "prompts of 100 KB", BIG_PROMPT)
+
+
+def tls(context: Context) -> Report:
+    """TLS to the upstream, verified by all three."""
+    return _compare(context, "tls", PROMPT, tls=certificates(context.directory))
+
+
+def _compare(
+    context: Context, title: str, size: int, *, tls: Certificates | None = None, with_variants: bool = False
+) -> Report:
+    body = context.directory / "body.json"
+    body.write_bytes(chat_body(size))
+    with ExitStack() as stack:
+        upstream = stack.enter_context(nginx_upstream(context.cores, context.directory, tls=tls))
+        document = configuration(upstream, with_variants=with_variants)
+        proxies = _proxies(context, stack, upstream, document)
+        peers = {proxy.name: Peer(proxy.name, []) for proxy in proxies}
+        for proxy in proxies:
+            run_wrk(proxy, upstream, context.cores, body, seconds=1)
+        for number in range(context.rounds):
+            for proxy in proxies:
+                run = run_wrk(proxy, upstream, context.cores, body, seconds=context.seconds)
+                peers[proxy.name].runs.append(run)
+                context.say(
+                    f"round {number + 1} {proxy.name}: {run.rate:,.0f}/s "
+                    f"worker {run.worker_share:.0%} load {run.load_share:.0%}"
+                )
+    return _report(title, peers)
+
+
+def _proxies(
+    context: Context, stack: ExitStack, upstream: Upstream, document: dict[str, Any]
+) -> list[Proxy]:
+    scratch: Path = context.directory
+    return [
+        stack.enter_context(product(context.cores, scratch / "product", document)),
+        stack.enter_context(aiohttp_proxy(context.cores, scratch, upstream)),
+        stack.enter_context(nginx_proxy(context.cores, scratch, upstream)),
+    ]
+
+
+def _report(title: str, peers: dict[str, Peer]) -> Report:
+    ours, bare, nginx = peers["product"], peers["aiohttp"], peers["nginx"]
+    void = "load side over 90 % while measuring the product" if ours.is_load_bound else ""
+    bound = "nginx outran the load side: its requests per CPU second are compared" if nginx.is_load_bound else ""
+    return Report(
+        figures=(
+            Figure(f"{title}: requests/s", ours.rate, "1/s", void=void),
+            Figure(f"{title}: throughput / aiohttp", ours.rate / bare.rate, "x", void=void),
+            Figure(f"{title}: throughput / nginx", ours.rate / nginx.capacity, "x", note=bound, void=void),
+        ),
+        rows=tuple(peer.row() for peer in peers.values()),
+    )

@@ -1,0 +1,1 @@
+"""What to learn and what to publish. Knows no HTTP server and no configuration file format."""

@@ -1,0 +1,72 @@
+"""The event log's vocabulary: type names, field names and what each outcome teaches.
+
+One line of the log is one JSON object, a CloudEvents 1.0 envelope::
+
+    {"specversion": "1.0", "id": "...", "source": "/<node>/<role>/<incarnation>", "type": "...v1",
+     "time": "2026-11-22T16:35:00.123Z", "data": {...}}
+
+``id`` is fixed when the event is made and never changes on replay or shipping. Evolution is additive: readers ignore
+fields they do not know. Prompts, completions, keys and comments never appear here. Dotted names are
+OpenTelemetry's GenAI attributes; everything else is our own.
+
+``request.v1`` (id = request id) carries in ``data``:
+
+========================= ==========================================================================
+route, table_version      where the decision was made; ``route`` null for pass-through requests
+requested_model           the client's ``model`` field
+endpoint, stream          ``chat|completions|embeddings|responses|other``; bool
+side, side_probability    ``control|candidate`` and its probability for this unit; ``rollout`` id or null
+guard_lost                true when a candidate draw was sent to control because nobody guards it
+arm, baseline_arm         arm ids (of the *first*, decided attempt); null when nothing was decided
+model, variant            configuration names; ``model_key``/``variant_key`` the statistics identity
+selector                  selector id; ``policy`` its name
+propensity                P(arm | side, eligible set)
+probabilities             full vector over ``arms`` of the side when <= 32 arms, else absent and
+                          ``vector`` = id of a ``selector.v1`` event
+arms                      ids the vector refers to (only when <= 32)
+filtered                  {arm id: reason} of arms not eligible
+reason                    ``bandit|pinned|single|plain|home|embeddings|passthrough|fallback``
+randomised                true when the arm was drawn with the logged propensity
+unit                      ``request|header|user``; ``unit_hash`` keyed hash or absent
+outcome                   one of ``OUTCOMES``; ``status`` HTTP status sent to the caller
+error.type                a stable word when outcome is not completed, else absent
+attempts                  [{arm, upstream, status, error, ms, randomised}]
+gen_ai.operation.name, gen_ai.provider.name, gen_ai.request.model, gen_ai.response.model,
+gen_ai.response.id, gen_ai.response.finish_reasons
+gen_ai.usage.input_tokens (all input incl. cached), gen_ai.usage.output_tokens (incl. reasoning),
+gen_ai.usage.cache_read.input_tokens, gen_ai.usage.cache_creation.input_tokens,
+reasoning_tokens, usage_source (``reported|estimated|none``)
+cost_usd                  float, or null when unknown; ``price_version``
+started_ms                unix epoch milliseconds (int) when the body was complete
+duration_ms, ttft_ms, upstream_ms, overhead_ms, itl_ms (mean gap between chunks), chunks
+request_bytes, response_bytes
+signals                   {"empty": 0|1, "refusal": 0|1, "json_valid": 0|1} where they apply
+upstream_request_id       the provider's own id
+========================= ==========================================================================
+
+``feedback.v1`` (id = hash of its idempotency key): request_id, metric, value (float), source, key
+(idempotency key or null), comment_bytes.
+
+``selector.v1`` (id = vector id): route, side, selector, policy, arms, probabilities.
+
+``worker.stats.v1``: see ``proxy.worker_stats``. ``table.published.v1``: version, config_hash, checksum.
+``config.reloaded.v1``: result, config_hash, problems (count).
+"""
+
+from typing import Final
+
+REQUEST: Final = "llm_optimizer.request.v1"
+FEEDBACK: Final = "llm_optimizer.feedback.v1"
+SELECTOR: Final = "llm_optimizer.selector.v1"
+WORKER_STATS: Final = "llm_optimizer.worker.stats.v1"
+TABLE_PUBLISHED: Final = "llm_optimizer.table.published.v1"
+CONFIG_RELOADED: Final = "llm_optimizer.config.reloaded.v1"
+
+COMPLETED: Final = "completed"
+UPSTREAM_FAULT: Final = "upstream_fault"
+CALLER_FAULT: Final = "caller_fault"
+CENSORED: Final = "censored"
+OUTCOMES: Final = (COMPLETED, UPSTREAM_FAULT, CALLER_FAULT, CENSORED)
+
+# Events larger than this many arms refer to a ``selector.v1`` event instead of carrying the vector.
+INLINE_VECTOR_ARMS: Final = 32

@@ -1,0 +1,294 @@
+"""The optimizer's reading loop: log in, statistics and consumers updated, everything saved with the cursor.
+
+One step polls the log, folds what it found and commits statistics, consumers and cursor in one transaction;
+until that has succeeded nothing more is read, so memory is never more than one step ahead of the disk and a
+crash at any point repeats exactly what was not saved. A consumer that raises loses that event, is
+counted, and hurts nobody else.
+"""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import orjson
+
+from optimizer import events
+from optimizer.ids import RequestId, verify
+from optimizer.learner import Learner, LearnerLimits, Reprice
+from optimizer.log.node import StateDirectory
+from optimizer.log.position_index import PositionIndex
+from optimizer.log.reader import Entry, LogReader
+from optimizer.log.segment import EventReader, Position
+from optimizer.response_index import ResponseIndex
+from optimizer.settings import Settings
+from optimizer.statistics import Statistics
+from optimizer.store import Commit, LearnerStore, StoreCorrupt
+
+_log = logging.getLogger(__name__)
+
+# A step is sized to leave the event loop to others after about this long.
+STEP_S = 0.015
+_LEAST_BYTES = 32 * 1024
+_MOST_BYTES = 1024 * 1024
+_PRUNE_S = 60.0
+_COUNTS = "ingest"
+
+
+class Consumer(Protocol):
+    """Something that follows the log beside the learner, each event once (metrics, savings)."""
+
+    name: str
+
+    def observe(self, event: Mapping[str, Any], where: Position) -> None:
+        """Take note of one event; it was folded into the statistics just before."""
+        ...
+
+    def snapshot(self) -> bytes:
+        """Everything that must survive; saved with the cursor."""
+        ...
+
+    def restore(self, data: bytes) -> None:
+        """Continue from a snapshot."""
+        ...
+
+
+class LoggedDecisions:
+    """Decisions found again in the log by their position. Implements ``learner.Decisions``."""
+
+    def __init__(self, positions: PositionIndex, log: EventReader) -> None:
+        self._positions = positions
+        self._log = log
+
+    def find(self, request_id: str, request: RequestId) -> Mapping[str, Any] | None:
+        """See ``learner.Decisions``."""
+        position = self._positions.find(request)
+        event = self._log.read_event(position) if position is not None else None
+        # After a power loss a slot may be newer than the log, so the event has to say that it is the one.
+        if event is None or event.get("id") != request_id or event.get("type") != events.REQUEST:
+            return None
+        data = event.get("data")
+        return data if isinstance(data, dict) else None
+
+
+class Ingest:
+    """Learner, store, indexes and consumers of one node, moved on by ``step`` or ``run``.
+
+    ``counts`` are totals over the life of the store: ``events``, ``malformed``, ``consumer_errors``.
+    """
+
+    def __init__(
+        self,
+        state: StateDirectory,
+        *,
+        limits: LearnerLimits | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Open the node's learned state and continue where it was saved.
+
+        Raises:
+            StoreError: If the database was written by a newer program.
+            sqlite3.Error, OSError: If the disk refuses.
+        """
+        self._clock = clock
+        self.store = LearnerStore(state.database_file)
+        loaded = self.store.load()
+        self._snapshots = loaded.snapshots
+        self._verify = partial(_verify, key=state.id_key)
+        self.positions = PositionIndex(state.index_directory)
+        self.reader = LogReader(state.log_directory)
+        self.responses = ResponseIndex(self.store.connection)
+        self.statistics: Statistics = loaded.statistics
+        self.learner = Learner(
+            loaded.statistics,
+            verify=self._verify,
+            decisions=LoggedDecisions(self.positions, EventReader(state.log_directory)),
+            was_seen=self.store.has_seen,
+            waiting=loaded.waiting,
+            limits=limits,
+        )
+        self.cursor: Mapping[str, tuple[int, int]] = loaded.cursor
+        self.counts: Counter[str] = Counter()
+        self._restore_counts()
+        self._consumers: list[Consumer] = []
+        self._max_bytes = _LEAST_BYTES * 8
+        self._uncommitted = False
+        self._more = False
+        self._pruned_at = 0.0
+
+    def add_consumer(self, consumer: Consumer) -> None:
+        """Let ``consumer`` follow the log from where its snapshot was saved; call before the first step.
+
+        A consumer without a usable snapshot starts at the cursor, not at the beginning of the log.
+        """
+        data = self._snapshots.get(consumer.name)
+        if data is not None:
+            try:
+                consumer.restore(data)
+            except Exception:  # noqa: BLE001  # its state is its own; a damaged one must not stop learning
+                self.counts["consumer_errors"] += 1
+                _log.exception("consumer %s could not be restored; it starts afresh", consumer.name)
+        self._consumers.append(consumer)
+
+    def configure(self, settings: Settings, *, reprice: Reprice | None = None) -> None:
+        """Follow a configuration, at start and after every reload; see ``Learner.configure``."""
+        self.learner.configure(settings, now=self._clock(), reprice=reprice)
+        self.learner.dirty_routes.update(route.name for route in settings.routes)
+
+    def reset(self, route: str, *, model_key: str = "", variant_key: str = "") -> None:
+        """Forget what an arm (or the whole route, without keys) did until now; saved with the next step."""
+        self.statistics.reset(route, at=self._clock(), model_key=model_key, variant_key=variant_key)
+        self.learner.dirty_routes.add(route)
+        self._uncommitted = True
+
+    def take_dirty_routes(self) -> set[str]:
+        """Routes that learned something since the last call."""
+        dirty = set(self.learner.dirty_routes)
+        self.learner.dirty_routes.clear()
+        return dirty
+
+    def lag_bytes(self) -> int:
+        """Bytes of the log that were not read yet."""
+        return self.reader.lag_bytes(self.cursor)
+
+    def step(self) -> int:
+        """Read on, learn and save; returns the number of events, 0 when there is nothing new.
+
+        Raises:
+            StoreCorrupt: The database is damaged; opening it again learns from the log.
+            sqlite3.Error, OSError: Nothing was lost; call again.
+        """
+        if self._uncommitted:
+            self._commit()
+        started = time.perf_counter()
+        batch = self.reader.poll(self.cursor, self._max_bytes)
+        self._more = batch.more
+        if not batch.entries and batch.cursor == self.cursor:
+            return 0
+        for entry in batch.entries:
+            self._take(entry)
+        self.counts["events"] += len(batch.entries)
+        self.cursor = batch.cursor
+        self._uncommitted = True
+        self._commit()
+        self._adapt(time.perf_counter() - started)
+        return len(batch.entries)
+
+    async def run(self, interval_s: float = 0.05, checkpoint_s: float = 2.0) -> None:
+        """Step for ever: at once while there is more, else every ``interval_s``. Ends when cancelled.
+
+        Raises:
+            StoreCorrupt: See ``step``; the process has to start again.
+        """
+        checkpointed = time.monotonic()
+        pause = interval_s
+        while True:
+            try:
+                self.step()
+                if time.monotonic() - checkpointed > checkpoint_s:
+                    await asyncio.to_thread(self.store.checkpoint)
+                    checkpointed = time.monotonic()
+                pause = interval_s
+            except StoreCorrupt:
+                raise
+            except (sqlite3.Error, OSError) as error:
+                self.counts["step_errors"] += 1
+                pause = min(pause * 2, 5.0)
+                self._more = False
+                _log.error("learned state can not be saved (%s); trying again in %.1f s", error, pause)
+            await asyncio.sleep(0.0 if self._more else pause)
+
+    def close(self) -> None:
+        """Save what is left and close the store."""
+        try:
+            if self._uncommitted:
+                self._commit()
+        finally:
+            self.store.close()
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    def _take(self, entry: Entry) -> None:
+        position = entry.position
+        try:
+            event = orjson.loads(entry.line)
+            if event["type"] == events.REQUEST:
+                self._index(event, position)
+            self.learner.fold(event)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            self.counts["malformed"] += 1
+            if self.counts["malformed"] % 1000 == 1:
+                _log.warning("an event at %s teaches nothing: %r", position, error)
+            return
+        for consumer in self._consumers:
+            try:
+                consumer.observe(event, position)
+            except Exception:  # noqa: BLE001  # a consumer's fault must not stop learning
+                self.counts["consumer_errors"] += 1
+                if self.counts["consumer_errors"] % 1000 == 1:
+                    _log.exception("consumer %s failed on the event at %s", consumer.name, position)
+
+    def _index(self, event: Mapping[str, Any], position: Position) -> None:
+        request_id = event["id"]
+        request = self._verify(request_id)
+        if request is None:
+            return
+        self.positions.record(position, request.sequence)
+        response_id = event["data"].get("gen_ai.response.id")
+        if isinstance(response_id, str):
+            self.responses.add(response_id, request_id)
+
+    def _commit(self) -> None:
+        now = self._clock()
+        if now - self._pruned_at > _PRUNE_S:
+            self.statistics.prune(now)
+            self._pruned_at = now
+        self.positions.flush()
+        learned = self.learner.changes(now)
+        step = Commit(
+            statistics=self.statistics.changes(),
+            latest=self.statistics.latest,
+            cursor=self.cursor,
+            waiting_added=learned.waiting_added,
+            waiting_removed=learned.waiting_removed,
+            seen=learned.seen,
+            seen_before=learned.seen_before,
+            snapshots=self._take_snapshots(),
+        )
+        self.store.commit(step, (self.responses,))
+        self.statistics.stored()
+        self.learner.stored()
+        self._uncommitted = False
+
+    def _take_snapshots(self) -> dict[str, bytes]:
+        snapshots = {_COUNTS: orjson.dumps([self.counts, self.learner.counts])}
+        for consumer in self._consumers:
+            try:
+                snapshots[consumer.name] = consumer.snapshot()
+            except Exception:  # noqa: BLE001  # a consumer's fault must not stop learning
+                self.counts["consumer_errors"] += 1
+                _log.exception("consumer %s gave no snapshot; its last one stays", consumer.name)
+        return snapshots
+
+    def _restore_counts(self) -> None:
+        try:
+            own, learned = orjson.loads(self._snapshots.get(_COUNTS, b"[{},{}]"))
+            self.counts.update(own)
+            self.learner.counts.update(learned)
+        except (ValueError, TypeError, AttributeError):
+            _log.warning("the totals of %s are damaged; they start at 0", _COUNTS)
+
+    def _adapt(self, took_s: float) -> None:
+        """Size the next step by how long this one took."""
+        if took_s > STEP_S:
+            self._max_bytes = max(self._max_bytes * 3 // 4, _LEAST_BYTES)
+        elif self._more and took_s < STEP_S * 0.7:
+            self._max_bytes = min(self._max_bytes * 5 // 4, _MOST_BYTES)
+
+
+def _verify(text: str, key: bytes) -> RequestId | None:
+    return verify(text, key)

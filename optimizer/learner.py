@@ -1,0 +1,313 @@
+"""Folding events into statistics, and joining feedback to the decision that it is about.
+
+The learner only changes memory; ``changes`` hands what a store must write together with the log cursor, which
+is what makes every event count exactly once. Feedback may come before its decision was read, twice, late or
+never: it waits in a bounded set, counts once, is refused beyond the window, and what is missing is not zero.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import blake2b
+from math import isfinite
+from typing import Any, Protocol, TypeAlias
+
+from optimizer import events, reward
+from optimizer.feedback import QUALITY, QUALITY_METRICS
+from optimizer.ids import RequestId
+from optimizer.reward import ArmKeys, Lesson
+from optimizer.routing import Arm, Model
+from optimizer.settings import CustomMetric, Settings
+from optimizer.statistics import FUTURE_S, RouteArm, Statistics
+from optimizer.store import Identity, Waiting
+
+# What a request costs at a model's present price, from the usage in its event's data; None when that can not
+# be told.
+Reprice: TypeAlias = Callable[[Model, Mapping[str, Any]], float | None]
+
+DAY_S = 86400
+# Beyond this a value is no measurement, and its square would drown everything else.
+LARGEST_VALUE = 1e15
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerLimits:
+    """How late feedback may be and how much of it may wait for its decision.
+
+    ``late_window_s`` is counted from the decision; it should not exceed the log's retention. ``wait_s``
+    bounds how long a decision may take to appear in the log (long streams), ``max_waiting`` how many items
+    wait.
+    """
+
+    late_window_s: float = 30 * 86400.0
+    wait_s: float = 3600.0
+    max_waiting: int = 100_000
+
+
+class Decisions(Protocol):
+    """Finds what was decided, by request id."""
+
+    def find(self, request_id: str, request: RequestId) -> Mapping[str, Any] | None:
+        """``data`` of the ``request.v1`` event with this id; None when the log lacks it, yet or by now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerChanges:
+    """What a store must write beside the statistics. ``seen_before`` is the first day to be remembered."""
+
+    waiting_added: tuple[Waiting, ...]
+    waiting_removed: tuple[str, ...]
+    seen: tuple[Identity, ...]
+    seen_before: int
+
+
+class Learner:
+    """The one place where events become knowledge. Not thread-safe."""
+
+    def __init__(
+        self,
+        statistics: Statistics,
+        *,
+        verify: Callable[[str], RequestId | None],
+        decisions: Decisions,
+        was_seen: Callable[[Identity], bool],
+        waiting: Iterable[Waiting] = (),
+        limits: LearnerLimits | None = None,
+    ) -> None:
+        """Continue with what a store loaded.
+
+        Args:
+            statistics: Where lessons go.
+            verify: Reads genuine request ids (``optimizer.ids.verify`` with the node's key).
+            decisions: Finds decisions that were read before.
+            was_seen: Whether committed feedback had this identity.
+            waiting: Feedback that waited when the store was written.
+            limits: Bounds on feedback.
+        """
+        self.statistics = statistics
+        self.counts: Counter[str] = Counter()
+        self.dirty_routes: set[str] = set()
+        self._verify = verify
+        self._decisions = decisions
+        self._was_seen = was_seen
+        self._limits = limits or LearnerLimits()
+        self._arms: dict[tuple[str, str], Arm] = {}
+        self._models: dict[RouteArm, Model] = {}
+        self._custom: dict[str, CustomMetric] = {}
+        self._reprice: Reprice | None = None
+        self._waiting: dict[str, list[Waiting]] = {}
+        self._waiting_count = 0
+        self._added: list[Waiting] = []
+        self._removed: list[str] = []
+        self._seen: dict[Identity, None] = {}
+        for item in waiting:
+            self._keep(item)
+
+    # --- being told ---------------------------------------------------------------------------------
+
+    def configure(self, settings: Settings, *, now: float, reprice: Reprice | None = None) -> None:
+        """Follow a configuration: half-lives, arms, prices and custom metrics. What was learned stays.
+
+        Events that were logged under another price version than the present one are priced again by
+        ``reprice``.
+        """
+        models = {model.name: model for model in settings.models}
+        self._arms = {(route.name, arm.id): arm for route in settings.routes for arm in route.arms}
+        self._models = {
+            (route.name, arm.model_key, arm.variant_key): models[arm.model]
+            for route in settings.routes
+            for arm in route.arms
+            if arm.model in models
+        }
+        self._custom = {
+            metric.name: metric for metric in settings.custom_metrics if metric.name not in reward.BUILT_IN
+        }
+        self._reprice = reprice
+        for route in settings.routes:
+            self.statistics.set_half_life(route.name, route.policy.half_life_s, at=now)
+        self.statistics.set_price_versions(
+            {arm: model.price.version for arm, model in self._models.items() if model.price is not None}
+        )
+        self.statistics.set_summed(
+            metric.name for metric in self._custom.values() if metric.aggregation == "sum"
+        )
+
+    def mean_cost_usd(self, route: str, arm_id: str, *, at: float) -> float | None:
+        """Mean cost of a completed request on a configured arm, None when it is unknown."""
+        arm = self._arms.get((route, arm_id))
+        if arm is None:
+            return None
+        return self.statistics.mean_cost_usd((route, arm.model_key, arm.variant_key), now=at)
+
+    # --- learning -----------------------------------------------------------------------------------
+
+    def fold(self, event: Mapping[str, Any]) -> None:
+        """Learn from one event of the log; types that teach nothing are ignored.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: If the event is not what its type promises.
+        """
+        kind = event["type"]
+        if kind == events.REQUEST:
+            self._fold_request(event["id"], event["data"])
+        elif kind == events.FEEDBACK:
+            self._fold_feedback(event)
+
+    def _fold_request(self, request_id: str, data: Mapping[str, Any]) -> None:
+        route = data.get("route")
+        if route:
+            time = data["started_ms"] * 1e-3
+            taught = reward.lessons(
+                data,
+                keys_of=lambda arm_id: self._keys_of(route, arm_id),
+                cost_of=lambda keys: self._cost_of(route, keys, data),
+            )
+            for keys, lessons in taught:
+                self.statistics.add((route, *keys), time, lessons)
+            self.dirty_routes.add(route)
+        if self._waiting and request_id in self._waiting:
+            for item in self._release(request_id):
+                self._teach(data, item.metric, item.value)
+
+    def _fold_feedback(self, event: Mapping[str, Any]) -> None:
+        data = event["data"]
+        request_id, metric, value = data["request_id"], data["metric"], data["value"]
+        signal = QUALITY if metric in QUALITY_METRICS else metric
+        refused = self._refused(signal, value)
+        request = None if refused else self._verify(request_id)
+        if request is None:
+            self.counts[refused or "feedback_unknown_request"] += 1
+            return
+        decided_at = request.now_ms * 1e-3
+        if _unix_seconds(event["time"]) - decided_at > self._limits.late_window_s:
+            self.counts["feedback_late"] += 1
+            return
+        if self._is_repeated(event["id"], signal, data, int(decided_at // DAY_S)):
+            self.counts["feedback_repeated"] += 1
+            return
+        self.counts["feedback_accepted"] += 1
+        decision = self._decisions.find(request_id, request)
+        if decision is not None:
+            self._teach(decision, signal, value)
+            return
+        item = Waiting(event["id"], request_id, signal, float(value), decided_at)
+        self._added.append(item)
+        self._keep(item)
+
+    def _teach(self, decision: Mapping[str, Any], signal: str, value: float) -> None:
+        """Add a rating to the arm that was decided, at the time of the decision."""
+        route = decision.get("route")
+        keys = self._served_by(route, decision) if route else None
+        if not route or keys is None:
+            self.counts["feedback_not_optimized"] += 1
+        elif decision.get("outcome") != events.COMPLETED:
+            self.counts["feedback_not_completed"] += 1
+        elif signal == QUALITY and reward.is_certain_failure(decision):
+            # It counts as quality 0 already, through the rate ``valid``.
+            self.counts["feedback_on_failure"] += 1
+        else:
+            self.statistics.add((route, *keys), decision["started_ms"] * 1e-3, ((signal, float(value)),))
+            self.dirty_routes.add(route)
+            self.counts["feedback_learned"] += 1
+
+    # --- storing ------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Items of feedback whose decision was not read yet."""
+        return self._waiting_count
+
+    def changes(self, now: float) -> LearnerChanges:
+        """What changed since ``stored``, after letting go of what waited too long."""
+        # The log's own time, so that a replay decides alike; but a lying event must not outrun the clock.
+        present = min(self.statistics.latest, now + FUTURE_S)
+        self._expire(present - self._limits.wait_s)
+        return LearnerChanges(
+            waiting_added=tuple(self._added),
+            waiting_removed=tuple(self._removed),
+            seen=tuple(self._seen),
+            seen_before=int((present - self._limits.late_window_s) // DAY_S) - 1,
+        )
+
+    def stored(self) -> None:
+        """Take note that everything in ``changes`` is durable."""
+        self._added.clear()
+        self._removed.clear()
+        self._seen.clear()
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    def _keys_of(self, route: str, arm_id: str) -> ArmKeys | None:
+        arm = self._arms.get((route, arm_id))
+        return (arm.model_key, arm.variant_key) if arm is not None else None
+
+    def _served_by(self, route: str, data: Mapping[str, Any]) -> ArmKeys | None:
+        return reward.serving_arm(data, lambda arm_id: self._keys_of(route, arm_id))
+
+    def _cost_of(self, route: str, keys: ArmKeys, data: Mapping[str, Any]) -> list[Lesson]:
+        """Cost at the present price, so that one posterior never mixes prices."""
+        model = self._models.get((route, *keys))
+        if model is None or model.price is None or self._reprice is None:
+            return reward.cost_lessons(data)
+        if data.get("price_version") == model.price.version:
+            return reward.cost_lessons(data)
+        usd = self._reprice(model, data)
+        return reward.costs(usd, model.price.version) if usd is not None else []
+
+    def _refused(self, signal: str, value: object) -> str | None:
+        """Why a value can not be learned, None if it can."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            return "feedback_out_of_range"
+        if signal == QUALITY:
+            return None if 0.0 <= value <= 1.0 else "feedback_out_of_range"
+        metric = self._custom.get(signal)
+        if metric is None:
+            return "feedback_unknown_metric"
+        low = -LARGEST_VALUE if metric.low is None else metric.low
+        high = LARGEST_VALUE if metric.high is None else metric.high
+        return None if low <= value <= high else "feedback_out_of_range"
+
+    def _is_repeated(self, event_id: str, signal: str, data: Mapping[str, Any], day: int) -> bool:
+        """Whether the same feedback was read before; the first one wins.
+
+        The same is: the same idempotency key, or another rating of the request by the same source. Counters
+        may be raised more than once by one source, under different keys.
+        """
+        identities = [(day, _hash("id", event_id))]
+        metric = self._custom.get(signal)
+        if data.get("key") is None or metric is None or metric.aggregation != "sum":
+            identities.append((day, _hash("source", data["request_id"], signal, str(data.get("source")))))
+        if any(identity in self._seen or self._was_seen(identity) for identity in identities):
+            return True
+        self._seen.update(dict.fromkeys(identities))
+        return False
+
+    def _keep(self, item: Waiting) -> None:
+        self._waiting.setdefault(item.request_id, []).append(item)
+        self._waiting_count += 1
+        while self._waiting_count > self._limits.max_waiting:
+            self.counts["feedback_dropped"] += len(self._release(next(iter(self._waiting))))
+
+    def _release(self, request_id: str) -> list[Waiting]:
+        items = self._waiting.pop(request_id)
+        self._waiting_count -= len(items)
+        self._removed.extend(item.event_id for item in items)
+        return items
+
+    def _expire(self, oldest: float) -> None:
+        while self._waiting:
+            first = next(iter(self._waiting))
+            if self._waiting[first][0].decided_at >= oldest:
+                return
+            self.counts["feedback_expired"] += len(self._release(first))
+
+
+def _unix_seconds(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _hash(*parts: str) -> int:
+    digest = blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)

@@ -1,0 +1,192 @@
+"""Settings and evidence in, routing table out.
+
+Pure: what is published follows from the settings, the evidence, the seed, and the ``now`` and version
+it is given. Each route draws from its own generator, seeded by (seed, route name), so a route's
+selector does not depend on which other routes exist or were rebuilt with it.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+
+from optimizer.evidence import EvidenceSource
+from optimizer.routing import Route, RoutingTable, Selector, Side
+from optimizer.settings import RouteSettings, Settings
+from policies.registry import POLICIES
+from policies.types import ArmEvidence, Goal, PolicyParams
+
+# Six decimals keep tables and events short. What is published is the policy: workers draw from the
+# rounded numbers, so propensities stay exact.
+_DECIMALS = 6
+_FIXED = "fixed"
+
+
+def goals_of(route: RouteSettings) -> list[Goal]:
+    """The route's objectives as a policy wants them; a route without any pursues quality."""
+    if not any(objective.weight > 0.0 for objective in route.objectives):
+        return [Goal("quality", 1.0, True)]
+    return [
+        Goal(objective.metric, objective.weight, objective.maximize, objective.scale)
+        for objective in route.objectives
+    ]
+
+
+def params_of(route: RouteSettings) -> PolicyParams:
+    """The route's policy settings as a policy wants them."""
+    policy = route.policy
+    return PolicyParams(
+        floor=policy.floor,
+        min_pulls=policy.min_pulls,
+        max_memory=policy.max_memory,
+        prior_strength=policy.prior_strength,
+        epsilon=policy.epsilon,
+        fixed=policy.fixed if route.optimize else {},
+    )
+
+
+def gather(route: RouteSettings, source: EvidenceSource, *, now: float) -> list[ArmEvidence]:
+    """The evidence of every arm of a route, in the route's order."""
+    return [
+        source.evidence(route.name, arm, now=now, half_life_s=route.policy.half_life_s) for arm in route.arms
+    ]
+
+
+def build_side(route: RouteSettings, evidence: Sequence[ArmEvidence], *, seed: int) -> Side:
+    """Freeze the route's policy into one side.
+
+    Raises:
+        ValueError: If the route has no arms, its baseline is none of them, its policy is unknown, or
+            the policy refuses its parameters; the message names the route.
+    """
+    name = route.policy.name if route.optimize else _FIXED
+    policy = POLICIES.get(name)
+    if policy is None:
+        raise ValueError(f"route {route.name}: unknown policy {name!r}")
+    arms = [arm.id for arm in route.arms]
+    if route.baseline not in arms:
+        raise ValueError(f"route {route.name}: baseline {route.baseline!r} is none of its arms")
+    rng = np.random.default_rng([seed, _number(route.name)])
+    try:
+        shares = policy.probabilities(
+            evidence, goals_of(route), arms.index(route.baseline), params_of(route), rng
+        )
+    except ValueError as error:
+        raise ValueError(f"route {route.name}: {error}") from error
+    probabilities = rounded([float(share) for share in shares])
+    return Side(
+        arms=route.arms,
+        selector=Selector(selector_id(name, arms, probabilities), name, probabilities),
+        baseline=route.baseline,
+    )
+
+
+def rounded(shares: Sequence[float]) -> tuple[float, ...]:
+    """``shares`` with six decimals, the remainder put on the greatest, so that they still sum to 1."""
+    short = [round(share, _DECIMALS) for share in shares]
+    greatest = max(range(len(short)), key=short.__getitem__)
+    short[greatest] = round(short[greatest] + 1.0 - sum(short), _DECIMALS)
+    return tuple(short)
+
+
+def selector_id(policy: str, arms: Sequence[str], probabilities: Sequence[float]) -> str:
+    """Hash of everything that a replay of a draw depends on: 24 hex digits."""
+    content = json.dumps([policy, list(arms), list(probabilities)], separators=(",", ":"))
+    return blake2b(content.encode(), digest_size=12, person=b"selector").hexdigest()
+
+
+def route_salt(name: str) -> str:
+    """Key of a route's sticky hashes: the same on every node and after every reload."""
+    return blake2b(name.encode(), digest_size=16, person=b"route-salt").hexdigest()
+
+
+def _number(name: str) -> int:
+    return int.from_bytes(blake2b(name.encode(), digest_size=8, person=b"route-seed").digest(), "big")
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    settings: RouteSettings
+    route: Route
+
+
+class Publisher:
+    """Builds table after table, and rebuilds only the routes that something happened to.
+
+    With the same seed and evidence a route gets the same selector whether it was skipped before or not;
+    only the slow fading of old evidence on an idle route waits for its next event.
+    """
+
+    def __init__(self, *, seed: int) -> None:
+        self._seed = seed
+        self._built: dict[str, _Built] = {}
+
+    def build(
+        self,
+        settings: Settings,
+        source: EvidenceSource,
+        *,
+        version: int,
+        now: float,
+        dirty: Collection[str] | None = None,
+    ) -> RoutingTable:
+        """The next table.
+
+        Args:
+            settings: May differ from the last call's; routes whose settings changed are rebuilt.
+            source: Where evidence comes from.
+            version: Of the table; the caller counts.
+            now: Unix time in seconds, for the fading of evidence and ``published_at``.
+            dirty: Names of routes with new evidence; None rebuilds all.
+
+        Raises:
+            ValueError: See ``build_side``; nothing of this call is remembered then.
+        """
+        built: dict[str, _Built] = {}
+        for route in settings.routes:
+            last = self._built.get(route.name)
+            if last is not None and dirty is not None and route.name not in dirty and last.settings == route:
+                built[route.name] = last
+                continue
+            side = build_side(route, gather(route, source, now=now), seed=self._seed)
+            built[route.name] = _Built(route, _route(route, side))
+        self._built = built
+        return RoutingTable(
+            version=version,
+            published_at=now,
+            config_hash=settings.config_hash,
+            upstreams=settings.upstreams,
+            models=settings.models,
+            variants=settings.variants,
+            routes=tuple(built[route.name].route for route in settings.routes),
+            passthrough=settings.passthrough,
+            limits=settings.limits,
+            access=settings.access,
+            guard_lease_s=settings.guard_lease_s,
+        )
+
+
+def _route(settings: RouteSettings, side: Side) -> Route:
+    return Route(
+        name=settings.name,
+        control=side,
+        match=settings.match,
+        sticky=settings.sticky,
+        home=settings.home,
+        salt=route_salt(settings.name),
+    )
+
+
+def build_table(
+    settings: Settings,
+    source: EvidenceSource,
+    *,
+    version: int,
+    now: float,
+    rng: np.random.Generator,
+) -> RoutingTable:
+    """One complete table; takes one number from ``rng``. ``Publisher`` does the same incrementally."""
+    publisher = Publisher(seed=int(rng.integers(2**63)))
+    return publisher.build(settings, source, version=version, now=now)

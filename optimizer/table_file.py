@@ -1,0 +1,270 @@
+"""The routing table on disk: three JSON lines, replaced as a whole.
+
+The header is ``{"format": 1, "version": N, "arms_checksum": ..., "checksum": ...}``, checksums being
+BLAKE2b-128 of the bytes of the next two lines. The second line is the pool of all arms; the third is the
+table, whose sides name arms by their index in the pool. Probabilities move twice a second and arms only
+with the configuration, so a reader that knows the pool's checksum keeps its ``Arm`` objects and reads the
+small third line only. Fields that a reader does not know are ignored, fields that it misses take their
+defaults; a change that needs more than that gets a new ``format``.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import orjson
+
+from optimizer.durable import Order, replace_file
+from optimizer.routing import (
+    Access,
+    Arm,
+    Limits,
+    Model,
+    Price,
+    Route,
+    RoutingTable,
+    Selector,
+    Side,
+    Sticky,
+    Upstream,
+    Variant,
+)
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+FORMAT: Final = 1
+
+T = TypeVar("T", bound="DataclassInstance")
+_Convert = Callable[[Any], Any]
+
+
+class TableRefused(Exception):
+    """Bytes that are no table; ``reason`` is ``checksum``, ``format``, ``truncated`` or ``invalid``."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class ArmPool:
+    """The arms of one table file, in the file's order, and the checksum of the line they came from."""
+
+    checksum: str
+    arms: tuple[Arm, ...]
+
+
+def encode(table: RoutingTable) -> bytes:
+    """The file's bytes for ``table``.
+
+    Raises:
+        TypeError: If an arm's parameters hold what JSON cannot.
+    """
+    pool = _PoolBuilder()
+    body = _plain(table)
+    body["routes"] = [_plain_route(route, pool) for route in table.routes]
+    text = orjson.dumps(body, default=_as_json, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+    arms = orjson.dumps(pool.rows)
+    header = {
+        "format": FORMAT,
+        "version": table.version,
+        "arms_checksum": checksum(arms),
+        "checksum": checksum(text),
+    }
+    return b"%b\n%b\n%b\n" % (orjson.dumps(header), arms, text)
+
+
+def checksum(line: bytes) -> str:
+    """BLAKE2b-128 of a line, without its newline, as hex."""
+    return blake2b(line, digest_size=16).hexdigest()
+
+
+def decode(data: bytes, known: ArmPool | None = None) -> tuple[RoutingTable, ArmPool]:
+    """Read a table back, with the pool to hand in when the next one is read.
+
+    Args:
+        data: The file's bytes.
+        known: The pool of an earlier table; its arms are used again when the file has the same.
+
+    Raises:
+        TableRefused: If anything at all is wrong with the bytes.
+    """
+    lines = data.split(b"\n")
+    if len(lines) != 4 or lines[3]:
+        raise TableRefused("truncated", f"{len(data)} bytes that are not three complete lines")
+    header_line, arms_line, body_line, _ = lines
+    try:
+        header = orjson.loads(header_line)
+        stated_format, sums = header["format"], (header["arms_checksum"], header["checksum"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise TableRefused("format", f"no header: {error!r}") from error
+    if stated_format != FORMAT:
+        raise TableRefused("format", f"format {stated_format!r}, this version reads {FORMAT}")
+    if sums != (checksum(arms_line), checksum(body_line)):
+        raise TableRefused("checksum", "the bytes are not what was written")
+    try:
+        if known is None or known.checksum != sums[0]:
+            known = ArmPool(sums[0], tuple([Arm(*row[:6]) for row in orjson.loads(arms_line)]))
+        return _table(orjson.loads(body_line), known.arms), known
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise TableRefused("invalid", repr(error)) from error
+
+
+def write_table(path: Path, table: RoutingTable, *, order: Order = "fsync_first") -> str:
+    """Publish ``table`` at ``path`` and return its checksum.
+
+    ``fsync_first`` is for giving traffic: nobody sees a table that a power loss could take back.
+    ``rename_first`` is for taking traffic away: workers see it before the disk has confirmed it.
+
+    Raises:
+        OSError: When the disk refuses; see ``optimizer.durable.replace_file``.
+    """
+    data = encode(table)
+    replace_file(path, data, order=order)
+    return str(orjson.loads(data[: data.index(b"\n")])["checksum"])
+
+
+class TableReader:
+    """Follows a table file: cheap to poll, and a bad file changes nothing but a counter."""
+
+    def __init__(self, path: Path) -> None:
+        self.refused: Counter[str] = Counter()
+        self.last_refusal: str | None = None
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._pool: ArmPool | None = None
+
+    def poll(self) -> RoutingTable | None:
+        """The table, if the file has changed since the last call and is good; else None.
+
+        Costs one ``stat`` when nothing changed. A refused file is counted in ``refused`` by reason, once.
+        """
+        try:
+            facts = os.stat(self._path)
+            seen = (facts.st_mtime_ns, facts.st_ino, facts.st_size)
+            if seen == self._seen:
+                return None
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._refuse("unreadable", str(error))
+            return None
+        self._seen = seen
+        try:
+            table, self._pool = decode(data, self._pool)
+        except TableRefused as error:
+            self._refuse(error.reason, str(error))
+            return None
+        return table
+
+    def _refuse(self, reason: str, detail: str) -> None:
+        self.refused[reason] += 1
+        self.last_refusal = detail
+
+
+class _PoolBuilder:
+    """Arms as JSON rows, each content once, in the order of first use."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[Any]] = []
+        self._index: dict[tuple[str, str, str, str, str, bytes], int] = {}
+
+    def index(self, arm: Arm) -> int:
+        parameters = dict(arm.parameters)
+        names = (arm.id, arm.model, arm.variant, arm.model_key, arm.variant_key)
+        key = (*names, orjson.dumps(parameters) if parameters else b"")
+        index = self._index.get(key)
+        if index is None:
+            index = self._index[key] = len(self.rows)
+            self.rows.append([*names, parameters])
+        return index
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """A dataclass's own fields, shallow; nested ones become dicts when JSON is written."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return _plain(value)
+
+
+def _plain_route(route: Route, pool: _PoolBuilder) -> dict[str, Any]:
+    plain = _plain(route)
+    plain["control"] = _plain_side(route.control, pool)
+    plain["candidate"] = None if route.candidate is None else _plain_side(route.candidate, pool)
+    return plain
+
+
+def _plain_side(side: Side, pool: _PoolBuilder) -> dict[str, Any]:
+    plain = _plain(side)
+    plain["arms"] = [pool.index(arm) for arm in side.arms]
+    return plain
+
+
+def _build(cls: type[T], raw: Mapping[str, Any], **convert: _Convert) -> T:
+    """An instance of dataclass ``cls`` from the fields of ``raw`` that it knows."""
+    names = cls.__dataclass_fields__
+    known = {name: value for name, value in raw.items() if name in names}
+    for name, function in convert.items():
+        if known.get(name) is not None:
+            known[name] = function(known[name])
+    return cls(**known)
+
+
+def _pairs(raw: list[list[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((first, second) for first, second in raw)
+
+
+def _table(raw: dict[str, Any], pool: tuple[Arm, ...]) -> RoutingTable:
+    return _build(
+        RoutingTable,
+        raw,
+        upstreams=lambda rows: tuple(_build(Upstream, row, headers=_pairs) for row in rows),
+        models=lambda rows: tuple(_model(row) for row in rows),
+        variants=lambda rows: tuple(_build(Variant, row) for row in rows),
+        routes=lambda rows: tuple(_route(row, pool) for row in rows),
+        passthrough=_pairs,
+        limits=lambda row: _build(Limits, row),
+        access=lambda row: _build(Access, row),
+    )
+
+
+def _model(raw: dict[str, Any]) -> Model:
+    return _build(
+        Model,
+        raw,
+        price=lambda row: _build(Price, row),
+        capabilities=frozenset,
+        endpoints=frozenset,
+    )
+
+
+def _route(raw: dict[str, Any], pool: tuple[Arm, ...]) -> Route:
+    return _build(
+        Route,
+        raw,
+        control=lambda row: _side(row, pool),
+        candidate=lambda row: _side(row, pool),
+        match=tuple,
+        sticky=lambda row: _build(Sticky, row),
+    )
+
+
+def _side(raw: dict[str, Any], pool: tuple[Arm, ...]) -> Side:
+    selector = raw["selector"]
+    return Side(
+        arms=tuple([pool[index] for index in raw["arms"]]),
+        selector=Selector(selector["id"], selector["policy"], tuple(selector["probabilities"])),
+        baseline=raw["baseline"],
+    )

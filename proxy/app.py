@@ -1,0 +1,339 @@
+"""The data plane's application: which path means what, and the straight line of an optimized request.
+
+Implements ``proxy.http1.messages.Application``. Everything is synchronous; a handler either replies at
+once or hands the request to an ``Exchange`` or a ``Relay``. One table is read per request.
+"""
+
+from collections.abc import Callable, Mapping
+from time import perf_counter, time
+from typing import Protocol
+
+import orjson
+
+from optimizer import events
+from optimizer.ids import RequestIds
+from optimizer.routing import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, RoutingTable
+from proxy import headers as crossing
+from proxy.compiled import CompiledTable, UpstreamHandle
+from proxy.dispatch import decide
+from proxy.envelope import Envelope, parse
+from proxy.errors import ClientFault, Overloaded, ProxyError, Unavailable, error_body
+from proxy.exchange import Exchange
+from proxy.http1.messages import BodyMode, Request, Responder
+from proxy.record import Ending, Recorder, Timing
+from proxy.relay import Relay
+
+JSON = b"content-type: application/json\r\n"
+OPTIMIZED: Mapping[str, str] = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": COMPLETIONS,
+    "/v1/embeddings": EMBEDDINGS,
+    "/v1/responses": RESPONSES,
+}
+_LOCAL: Mapping[str, str] = {
+    "/v1/models": "GET, HEAD",
+    "/v1/feedback": "POST",
+    "/health": "GET, HEAD",
+    "/health/live": "GET, HEAD",
+    "/health/ready": "GET, HEAD",
+}
+
+
+class AdminPlane(Protocol):
+    """Where the paths of the optimizer process go."""
+
+    def owns(self, path: str) -> bool: ...
+
+    def forward(self, request: Request, responder: Responder) -> None: ...
+
+
+class Feedback(Protocol):
+    """Who takes ``POST /v1/feedback``."""
+
+    def post(self, request: Request, responder: Responder) -> None: ...
+
+
+class DataPlane:
+    """Routes requests of the public listener. ``table`` is swapped whole by the worker."""
+
+    def __init__(
+        self,
+        *,
+        ids: RequestIds,
+        recorder: Recorder,
+        admin: AdminPlane,
+        feedback: Feedback,
+        uniform: Callable[[], float],
+    ) -> None:
+        self.recorder = recorder
+        self.table: CompiledTable | None = None
+        self.guarded = False
+        self.draining = False
+        self.buffered_reply_bytes = 1024 * 1024
+        self.in_flight = 0
+        self._ids = ids
+        self._admin = admin
+        self._feedback = feedback
+        self._uniform = uniform
+        self._models = b""
+
+    def use(self, table: CompiledTable) -> None:
+        """Swap the table; requests under way keep the one they began with."""
+        self.table = table
+        self.buffered_reply_bytes = table.source.limits.buffered_reply_bytes
+        self._models = _models_body(table.source)
+
+    def body_mode(self, request: Request) -> BodyMode:
+        path = request.path
+        if path in OPTIMIZED:
+            return BodyMode.BUFFER
+        if path.startswith("/v1/") and path not in _LOCAL and not path.startswith("/v1/models/"):
+            return BodyMode.STREAM
+        return BodyMode.BUFFER
+
+    def handle(self, request: Request, responder: Responder) -> None:
+        path = request.path
+        endpoint = OPTIMIZED.get(path)
+        if endpoint is not None and request.method == "POST":
+            self._optimize(endpoint, request, responder)
+            return
+        if self._admin.owns(path):
+            self._admin.forward(request, responder)
+            return
+        allowed = "POST, OPTIONS" if endpoint is not None else _LOCAL.get(path)
+        if allowed is not None:
+            self._local(path, allowed, request, responder)
+        elif path.startswith("/v1/models/"):
+            self._model(path, responder)
+        elif path.startswith("/v1/"):
+            self._pass_through(request, responder)
+        else:
+            responder.reply(
+                404,
+                JSON,
+                error_body(
+                    f"Nothing is served at {path[:200]!r}. The API lives below /v1.",
+                    kind="invalid_request_error",
+                    code="not_found",
+                ),
+            )
+
+    def finished(self, exchange: Exchange) -> None:
+        """An exchange has recorded its event and needs nothing more."""
+        del exchange
+        self.in_flight -= 1
+
+    def _optimize(self, endpoint: str, request: Request, responder: Responder) -> None:
+        table = self.table
+        started_ms = int(time() * 1000)
+        request_id = self._ids.mint(started_ms)
+        envelope: Envelope | None = None
+        try:
+            if table is None:
+                raise Overloaded("The proxy is starting: it has no routing table yet. Retry in a second.")
+            envelope = parse(endpoint, request.body)
+            decision = decide(table, envelope, request.headers, uniform=self._uniform, guarded=self.guarded)
+            arm = decision.arm
+            prepared = arm.handle.codec.prepare(
+                envelope, arm.arm, arm.model, arm.variant, arm.handle.upstream
+            )
+        except ProxyError as fault:
+            self._refuse(fault, endpoint, envelope, request, responder, request_id, started_ms)
+            return
+        exchange = Exchange(
+            self,
+            request,
+            responder,
+            request_id=request_id,
+            envelope=envelope,
+            decision=decision,
+            table_version=table.version,
+        )
+        self.in_flight += 1
+        responder.listener = exchange
+        exchange.begin(prepared)
+
+    def _refuse(
+        self,
+        fault: ProxyError,
+        endpoint: str,
+        envelope: Envelope | None,
+        request: Request,
+        responder: Responder,
+        request_id: str,
+        started_ms: int,
+    ) -> None:
+        """Answer a request that never got as far as an upstream, and record that it came."""
+        elapsed_ms = (perf_counter() - request.body_at) * 1000
+        self.recorder.request(
+            request_id,
+            endpoint=endpoint,
+            envelope=envelope,
+            decision=None,
+            table_version=self.table.version if self.table is not None else 0,
+            facts=None,
+            timing=Timing(started_ms, elapsed_ms, elapsed_ms),
+            ending=Ending(
+                outcome=events.CALLER_FAULT if isinstance(fault, ClientFault) else events.CENSORED,
+                status=fault.status,
+                error=fault.code,
+                request_bytes=len(request.body),
+            ),
+        )
+        block = JSON + _id_block(request_id)
+        if fault.status == 503:
+            block += b"retry-after: 1\r\n"
+        responder.reply(fault.status, block, fault.body())
+
+    def _local(self, path: str, allowed: str, request: Request, responder: Responder) -> None:
+        method = request.method
+        if method == "OPTIONS":
+            responder.reply(204, b"allow: " + allowed.encode() + b"\r\n", b"")
+        elif method not in allowed:
+            responder.reply(
+                405,
+                JSON + b"allow: " + allowed.encode() + b"\r\n",
+                error_body(
+                    f"{path} takes {allowed}, not {method[:20]}.",
+                    kind="invalid_request_error",
+                    code="method_not_allowed",
+                ),
+            )
+        elif path == "/v1/models":
+            responder.reply(200, JSON, self._models)
+        elif path == "/v1/feedback":
+            self._feedback.post(request, responder)
+        else:
+            self._health(path, responder)
+
+    def _health(self, path: str, responder: Responder) -> None:
+        ready = self.table is not None and not self.draining
+        if path == "/health/live":
+            responder.reply(200, JSON, b'{"status":"alive"}')
+        elif path == "/health/ready":
+            state = "ready" if ready else "draining" if self.draining else "starting"
+            responder.reply(200 if ready else 503, JSON, orjson.dumps({"status": state}))
+        else:
+            responder.reply(200, JSON, orjson.dumps({"status": "healthy" if ready else "degraded"}))
+
+    def _model(self, path: str, responder: Responder) -> None:
+        name = path.removeprefix("/v1/models/")
+        table = self.table
+        if table is not None and table.resolve(name) is not None:
+            responder.reply(200, JSON, orjson.dumps(_model_object(name, table.source)))
+        else:
+            responder.reply(
+                404,
+                JSON,
+                error_body(
+                    f"The model {name[:200]!r} does not exist here.",
+                    kind="invalid_request_error",
+                    code="model_not_found",
+                    param="model",
+                ),
+            )
+
+    def _pass_through(self, request: Request, responder: Responder) -> None:
+        request_id = self._ids.mint(int(time() * 1000))
+        ids = _id_block(request_id)
+        table = self.table
+        handle = table.passthrough_handle(request.path) if table is not None else None
+        try:
+            if handle is None:
+                raise ClientFault(
+                    f"{request.path[:200]} is not optimized and the configuration names no upstream "
+                    "for it (passthrough).",
+                    status=404,
+                    code="no_passthrough",
+                )
+            if handle.missing is not None:
+                raise Unavailable(f"Upstream {handle.upstream.name!r}: {handle.missing}.")
+        except ProxyError as fault:
+            responder.reply(fault.status, JSON + ids, fault.body())
+            return
+        relay = Relay(request, responder, ids=ids, closing=self._closing(request, request_id, table))
+        self.in_flight += 1
+        responder.listener = relay
+        relay.begin(handle.pool, _raw_head(request, handle), streamed=True)
+
+    def _closing(
+        self, request: Request, request_id: str, table: CompiledTable | None
+    ) -> Callable[[Relay, int, int, ProxyError | None, int, bool], None]:
+        def record(
+            relay: Relay, status: int, upstream: int, fault: ProxyError | None, size: int, gone: bool
+        ) -> None:
+            self.in_flight -= 1
+            now = perf_counter()
+            duration_ms = (now - request.head_at) * 1000
+            outcome, error = events.COMPLETED, None
+            if gone:
+                outcome, error = events.CENSORED, "client_gone"
+            elif fault is not None:
+                outcome, error = events.UPSTREAM_FAULT, fault.code
+            elif status >= 500:
+                outcome, error = events.UPSTREAM_FAULT, "upstream_error"
+            elif status >= 400:
+                outcome, error = events.CALLER_FAULT, "upstream_refused"
+            self.recorder.request(
+                request_id,
+                endpoint="other",
+                envelope=None,
+                decision=None,
+                table_version=table.version if table is not None else 0,
+                facts=None,
+                timing=Timing(
+                    started_ms=int(time() * 1000 - duration_ms),
+                    duration_ms=duration_ms,
+                    overhead_ms=(relay.sent_at - request.head_at) * 1000,
+                    upstream_ms=(now - relay.sent_at) * 1000,
+                ),
+                ending=Ending(
+                    outcome=outcome,
+                    status=status,
+                    error=error,
+                    upstream_status=upstream or None,
+                    response_bytes=size,
+                ),
+            )
+
+        return record
+
+
+def _raw_head(request: Request, handle: UpstreamHandle) -> bytes:
+    """Head of a pass-through request: the path below the upstream's base, the client's own framing."""
+    base = handle.upstream.base_url.partition("://")[2].partition("/")[2].rstrip("/")
+    target = request.target
+    if base.endswith("v1"):
+        base = base.removesuffix("v1").rstrip("/")
+    path = (b"/" + base.encode("latin-1") if base else b"") + target
+    head = request.method.encode("latin-1") + b" " + path + b" HTTP/1.1\r\n" + handle.static
+    head += crossing.forwarded_raw(request.headers)
+    if handle.passthrough_auth and b"authorization" in request.headers:
+        head += b"authorization: " + request.headers[b"authorization"] + b"\r\n"
+    length = request.headers.get(b"content-length")
+    if length is not None:
+        head += b"content-length: " + length + b"\r\n"
+    elif b"transfer-encoding" in request.headers:
+        head += b"transfer-encoding: chunked\r\n"
+    return head + b"\r\n"
+
+
+def _id_block(request_id: str) -> bytes:
+    rid = request_id.encode()
+    return b"x-request-id: " + rid + b"\r\nx-llm-optimizer-request-id: " + rid + b"\r\n"
+
+
+def _model_object(name: str, table: RoutingTable) -> dict[str, object]:
+    is_route = any(route.name == name for route in table.routes)
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(table.published_at),
+        "owned_by": "llm-optimizer" if is_route else "upstream",
+    }
+
+
+def _models_body(table: RoutingTable) -> bytes:
+    names = [route.name for route in table.routes]
+    names += [model.name for model in table.models if model.name not in set(names)]
+    return orjson.dumps({"object": "list", "data": [_model_object(name, table) for name in names]})

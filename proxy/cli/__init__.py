@@ -1,0 +1,91 @@
+"""The ``llm-optimizer`` command: ``main`` and the table of commands.
+
+The invariant is that ``--help`` loads none of the product: a command's module is imported when the command runs.
+"""
+
+import difflib
+import importlib
+from dataclasses import dataclass
+from typing import Final
+
+import click
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Where a command lives, and its line in the list of commands."""
+
+    module: str
+    attribute: str
+    summary: str
+
+
+_COMMANDS: Final = {
+    "serve": _Entry("proxy.cli.serve", "serve", "Run the proxy: workers and the optimizer."),
+    "demo": _Entry("proxy.cli.demo", "demo", "Watch the loop learn on simulated models."),
+    "check-config": _Entry("proxy.cli.check_config", "check_config", "List every problem of a file."),
+    "config": _Entry("proxy.cli.config", "config", "Export, reload or validate the configuration."),
+    "routes": _Entry("proxy.cli.live", "routes", "Show the routing table in use."),
+    "arms": _Entry("proxy.cli.live", "arms", "Show what has been learned about every arm."),
+    "explain": _Entry("proxy.cli.live", "explain", "Show how one request was decided."),
+    "simulate-upstream": _Entry(
+        "proxy.cli.simulate", "simulate_upstream", "Serve simulated models, for staging."
+    ),
+    "version": _Entry("proxy.cli.version", "version", "Print version and interpreter."),
+}
+
+_EPILOG = """
+\b
+Start here:
+  llm-optimizer demo                        watch it learn, without any key
+  llm-optimizer serve                       serve with the built-in configuration
+  llm-optimizer check-config config.yaml    before a file goes live
+  llm-optimizer serve --config config.yaml
+  llm-optimizer routes                      what a running server does now
+
+Point an application at it by changing its base_url to http://localhost:8080/v1.
+"""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are looked up, not when help is printed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order a newcomer needs them."""
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command; None when there is no such name."""
+        del ctx
+        entry = _COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command = getattr(importlib.import_module(entry.module), entry.attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; an unknown name is answered with the nearest one."""
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], _COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from the table, importing none of them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in _COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """An OpenAI-compatible proxy that optimizes inline.
+
+    Every LLM request passes through it; a bandit picks model and prompt variant, and what the request cost, how
+    long it took and how good it was turns into the next routing table.
+    """

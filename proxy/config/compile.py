@@ -1,0 +1,306 @@
+"""A validated file to everything the processes act on.
+
+``compile_file`` is pure but for the findings it fills: the same file and environment give the same result.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+
+from optimizer.routing import ENDPOINTS, Access, Limits
+from optimizer.settings import (
+    CustomMetric,
+    KafkaSettings,
+    Objective,
+    RetentionSettings,
+    RouteSettings,
+    Settings,
+)
+from proxy.config.compile_models import ModelCompiler
+from proxy.config.compile_routes import (
+    BUILTIN_METRICS,
+    METRIC_ALIASES,
+    RouteCompiler,
+    compile_prompts,
+)
+from proxy.config.compile_upstreams import SecretStore, UpstreamCompiler
+from proxy.config.flat import (
+    PROMPTS,
+    SELECTION,
+    FlatPlan,
+    compile_flat,
+    merge_route,
+    uses_known_models,
+)
+from proxy.config.identity import digest_of
+from proxy.config.known import OPENAI
+from proxy.config.models import File
+from proxy.config.models_optimization import CustomMetricBlock, DeploymentBlock
+from proxy.config.options import AdminOptions, Listen, LogOptions
+from proxy.config.problems import Findings, KeyPath, suggest
+
+_BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}")
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
+_PASSTHROUGH_ALL = "/v1/"
+_OURS = {"chat": "/v1/chat/completions"} | {name: f"/v1/{name}" for name in ENDPOINTS if name != "chat"}
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """Settings for the optimizer, options for the processes."""
+
+    settings: Settings
+    listen: Listen
+    admin: AdminOptions
+    log: LogOptions
+
+
+def compile_file(file: File, secrets: SecretStore, findings: Findings) -> Compiled:
+    """Compile ``file``; every problem and note goes to ``findings``."""
+    plan = compile_flat(file, findings)
+    upstreams = UpstreamCompiler(file.upstreams, file.server, secrets, findings)
+    for name in file.upstreams:
+        upstreams.get(name)
+    models = ModelCompiler(file.models, upstreams, findings)
+    models.declared()
+    custom = _custom_metrics(file, findings)
+    router = RouteCompiler(
+        models=models,
+        upstreams=upstreams,
+        variants=compile_prompts({**plan.prompts, **file.prompts}, findings),
+        custom={metric.name: metric.maximize for metric in custom},
+        findings=findings,
+    )
+    if plan.objectives is not None:
+        router.defaults = _default_objectives(file, plan, router)
+    routes = _routes(file, plan, router, findings)
+    if uses_known_models(file):
+        models.catalogue()
+    passthrough = _passthrough(file, upstreams, findings)
+    _check_deployment(file.deployment, findings)
+    settings = Settings(
+        config_hash="",
+        upstreams=tuple(upstreams.compiled.values()),
+        models=tuple(models.compiled.values()),
+        variants=tuple(router.variants.values()),
+        routes=routes,
+        passthrough=passthrough,
+        custom_metrics=custom,
+        limits=_limits(file),
+        access=Access(health_open=file.admin.health_open, metrics_open=file.admin.metrics_open),
+        kafka=_kafka(file, findings),
+        retention=RetentionSettings(
+            max_bytes=file.event_log.max_bytes,
+            max_disk_fraction=file.event_log.max_disk_fraction,
+            max_age_s=file.event_log.max_age_days * 86400,
+            segment_bytes=file.event_log.segment_bytes,
+        ),
+        publish_interval_s=file.optimization.publish_interval_ms / 1000,
+        guard_lease_s=file.deployment.guard_lease_sec,
+    )
+    server = file.server
+    return Compiled(
+        settings=replace(settings, config_hash=digest_of(settings)),
+        listen=Listen(
+            _listen_host(server.host, findings), server.port, server.workers, server.drain_timeout_ms / 1000
+        ),
+        admin=_admin(file, secrets, findings),
+        log=LogOptions(file.log.level, file.log.format),
+    )
+
+
+def _routes(
+    file: File, plan: FlatPlan, router: RouteCompiler, findings: Findings
+) -> tuple[RouteSettings, ...]:
+    routes = []
+    for name in dict.fromkeys((*plan.routes, *file.routes)):
+        flat, written = plan.routes.get(name), file.routes.get(name)
+        block = merge_route(flat, written) if written is not None else flat
+        assert block is not None
+        has_own_arms = flat is None or (written is not None and bool(written.arms))
+        origin: KeyPath = ("routes", name) if has_own_arms else (*plan.origins[name], "models")
+        route = router.compile(name, block, origin, optimize=file.optimization.enabled)
+        if route is None:
+            continue
+        routes.append(route)
+        if flat is None and name in file.models:
+            findings.note(("routes", name), "a model has the same name; requests for it get the route.")
+    return tuple(routes)
+
+
+def _default_objectives(file: File, plan: FlatPlan, router: RouteCompiler) -> tuple[Objective, ...]:
+    several = file.optimization.multi_objective
+    weighted = several is not None and several.enabled and several.objectives
+    path: KeyPath = (
+        ("optimization", "multi_objective", "objectives") if weighted else (*SELECTION, "criteria")
+    )
+    return router.objectives(plan.objectives or (), path)
+
+
+def _custom_metrics(file: File, findings: Findings) -> tuple[CustomMetric, ...]:
+    """Declared metrics, and those that a prompt test names, which are gauges read by their mean."""
+    metrics: dict[str, CustomMetric] = {}
+    reserved = {*BUILTIN_METRICS, *METRIC_ALIASES}
+    for index, block in enumerate(file.metrics.custom):
+        path: KeyPath = ("metrics", "custom", index)
+        if block.name in reserved:
+            findings.problem((*path, "name"), f"{block.name!r} is a built-in metric; choose another name.")
+        elif block.name in metrics:
+            findings.problem((*path, "name"), f"the metric {block.name!r} is declared twice.")
+        else:
+            metrics[block.name] = _custom_metric(block, path, findings)
+    tests = file.optimization.prompt_optimization
+    for index, name in enumerate(tests.metrics if tests is not None else ()):
+        if name in metrics or name in reserved:
+            continue
+        path = (*PROMPTS, "metrics", index)
+        hint = suggest(name, [*reserved, *metrics], list_up_to=0)
+        if hint is not None or not re.fullmatch(r"[a-z_][a-z0-9_]{0,63}", name):
+            findings.problem(
+                path, f"there is no metric {name!r}.", hint or "Declare it under metrics.custom."
+            )
+            continue
+        metrics[name] = CustomMetric(name)
+        findings.note(
+            path, f"{name!r} is not declared under metrics.custom; it is taken as a gauge read by its mean."
+        )
+    return tuple(metrics.values())
+
+
+def _custom_metric(block: CustomMetricBlock, path: KeyPath, findings: Findings) -> CustomMetric:
+    if block.min is not None and block.max is not None and block.min >= block.max:
+        findings.problem((*path, "max"), f"must be above min, which is {block.min:g}.")
+    return CustomMetric(
+        name=block.name,
+        kind=block.type,
+        aggregation=block.aggregation or ("sum" if block.type == "counter" else "mean"),
+        low=block.min,
+        high=block.max,
+        maximize=block.direction == "maximize",
+    )
+
+
+def _passthrough(file: File, upstreams: UpstreamCompiler, findings: Findings) -> tuple[tuple[str, str], ...]:
+    """Prefix and upstream pairs. Without a default, everything else goes to ``openai`` if that is in use."""
+    pairs: dict[str, str] = {}
+    for prefix, name in file.passthrough.items():
+        path: KeyPath = ("passthrough", prefix)
+        if upstreams.get(name) is None:
+            if ("upstreams", name) not in findings.broken:
+                findings.unknown(path, "upstream", name, upstreams.names())
+            continue
+        if prefix == "default":
+            pairs[_PASSTHROUGH_ALL] = name
+        elif not prefix.startswith(_PASSTHROUGH_ALL):
+            findings.problem(path, "must be `default` or start with /v1/.")
+        elif prefix.rstrip("/") in _OURS.values():
+            findings.problem(path, "is served through routes and can not be passed through.")
+        else:
+            pairs[prefix] = name
+    if _PASSTHROUGH_ALL not in pairs and (OPENAI in upstreams.compiled or uses_known_models(file)):
+        upstreams.get(OPENAI)
+        pairs[_PASSTHROUGH_ALL] = OPENAI
+    return tuple(sorted(pairs.items()))
+
+
+def _limits(file: File) -> Limits:
+    server = file.server
+    return Limits(
+        max_body_bytes=server.max_body_bytes,
+        max_line_bytes=server.max_line_bytes,
+        max_header_bytes=server.max_header_bytes,
+        max_headers=server.max_headers,
+        header_s=server.header_timeout_ms / 1000,
+        body_s=server.body_timeout_ms / 1000,
+        keepalive_s=server.keepalive_timeout_ms / 1000,
+        write_stall_s=server.write_stall_timeout_ms / 1000,
+        max_connections=server.max_connections,
+        drain_s=server.drain_timeout_ms / 1000,
+        buffered_reply_bytes=server.buffered_reply_bytes,
+    )
+
+
+def _kafka(file: File, findings: Findings) -> KafkaSettings | None:
+    block = file.kafka
+    if block is None:
+        return None
+    if not block.brokers:
+        if ("kafka", "brokers") not in findings.broken:
+            findings.problem(("kafka", "brokers"), "is required: name at least one host:port.")
+        return None
+    for index, broker in enumerate(block.brokers):
+        if not _BROKER.fullmatch(broker):
+            findings.problem(("kafka", "brokers", index), f"{broker!r} is not host:port.")
+    return KafkaSettings(
+        brokers=tuple(block.brokers),
+        topic=block.topic,
+        group_id=block.group_id,
+        client_id=block.client_id,
+        request_timeout_s=block.request_timeout_ms / 1000,
+    )
+
+
+def _admin(file: File, secrets: SecretStore, findings: Findings) -> AdminOptions:
+    block = file.admin
+    written: list[tuple[KeyPath, str]] = [
+        (("admin", "keys", index), key) for index, key in enumerate(block.keys)
+    ]
+    if block.key is not None:
+        written.insert(0, (("admin", "key"), block.key))
+    keys = []
+    for path, text in written:
+        reference = secrets.reference(text, path, findings)
+        if reference is None:
+            continue
+        keys.append(reference)
+        if not secrets.is_known(reference):
+            findings.note(path, f"{reference} is not set; this key opens nothing until it is.")
+    for index, host in enumerate(block.hosts):
+        if not _HOST.fullmatch(host):
+            findings.problem(
+                ("admin", "hosts", index), f"{host!r} is not a host name (write it without a port)."
+            )
+    listen = None
+    if block.listen is not None:
+        host, _, port = block.listen.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            findings.problem(("admin", "listen"), "must be host:port, such as 127.0.0.1:9090.")
+        else:
+            listen = (host.strip("[]"), int(port))
+    return AdminOptions(block.require_key, tuple(keys), tuple(block.hosts), listen)
+
+
+def _listen_host(host: str, findings: Findings) -> str:
+    if not _HOST.fullmatch(host):
+        findings.problem(("server", "host"), f"{host!r} is neither a host name nor an address.")
+        return host
+    host = host.strip("[]")
+    try:
+        is_local = ip_address(host).is_loopback
+    except ValueError:
+        is_local = host == "localhost"
+    if not is_local:
+        findings.note(
+            ("server", "host"),
+            "whoever reaches this address can send requests with the configured upstream keys; "
+            "client keys come with step 2, until then keep it inside a trusted network.",
+        )
+    return host
+
+
+def _check_deployment(block: DeploymentBlock, findings: Findings) -> None:
+    stages = block.canary.stages if block.canary is not None else []
+    last = 0.0
+    for index, stage in enumerate(stages):
+        path: KeyPath = ("deployment", "canary", "stages", index)
+        if stage.percentage <= last:
+            findings.problem((*path, "percentage"), f"must be above the stage before it, which has {last:g}.")
+        last = stage.percentage
+        if stage.percentage < 100 and stage.duration_sec is None:
+            findings.problem((*path, "duration_sec"), "is required for a stage below 100 %.")
+        if (
+            stage.max_wait_sec is not None
+            and stage.duration_sec is not None
+            and stage.max_wait_sec < stage.duration_sec
+        ):
+            findings.problem((*path, "max_wait_sec"), "must not be shorter than duration_sec.")

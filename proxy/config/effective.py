@@ -1,0 +1,239 @@
+"""``Loaded`` back to a document: every route, model, upstream and prompt spelled out, nothing left to
+guess.
+
+Invariant: loading the document in the same environment gives equal ``Settings``. Secrets are references
+only, and what the file took from a variable is written as that variable again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from optimizer.routing import Arm, Model, Price, Upstream, Variant
+from optimizer.settings import CustomMetric, Objective, PolicySettings, RouteSettings
+from proxy.config.compile_models import STREAM_USAGE
+from proxy.config.compile_routes import DEFAULT_PROMPT
+from proxy.config.flat import uses_known_models
+from proxy.config.interpolate import has_variable
+from proxy.config.load import Loaded
+from proxy.config.places import is_secret, mask_address, may_hold_password
+from proxy.config.problems import KeyPath
+from proxy.config.secrets import ENV
+
+
+def effective_document(loaded: Loaded) -> dict[str, Any]:
+    """The configuration in its full form, as plain values ready for YAML."""
+    settings, file = loaded.settings, loaded.source.file
+    document = _written_blocks(loaded)
+    document["upstreams"] = {upstream.name: _upstream(upstream) for upstream in settings.upstreams}
+    document["models"] = _models(loaded)
+    document["prompts"] = {
+        variant.name: _prompt(variant) for variant in settings.variants if variant.name != DEFAULT_PROMPT
+    }
+    document["routes"] = {route.name: _route(route) for route in settings.routes}
+    document["passthrough"] = {
+        "default" if prefix == "/v1/" else prefix: upstream for prefix, upstream in settings.passthrough
+    }
+    document["known_models"] = uses_known_models(file)
+    document["metrics"] = {"custom": [_metric(metric) for metric in settings.custom_metrics]}
+    document["optimization"] = _without_compiled_variants(document.get("optimization", {}))
+    order = ["server", "state_dir", "upstreams", "models", "prompts", "routes", "passthrough", "known_models"]
+    document["server"] = file.server.model_dump(exclude_none=True)
+    if not document["metrics"]["custom"]:
+        del document["metrics"]
+    ordered = {key: document.pop(key) for key in order if key in document}
+    result: dict[str, Any] = _restore({**ordered, **document}, loaded, ())
+    return result
+
+
+def _models(loaded: Loaded) -> dict[str, Any]:
+    """Every model but those that ``known_models`` brings in by itself."""
+    file, settings = loaded.source.file, loaded.settings
+    named = {arm.model for route in settings.routes for arm in route.arms} | set(file.models)
+    everything = not uses_known_models(file)
+    return {model.name: _model(model) for model in settings.models if everything or model.name in named}
+
+
+def _written_blocks(loaded: Loaded) -> dict[str, Any]:
+    """The other blocks, as far as the file or the environment sets them."""
+    written: dict[str, Any] = loaded.source.file.model_dump(exclude_unset=True, exclude_none=True)
+    return {key: value for key, value in written.items() if value not in ({}, [])}
+
+
+def _without_compiled_variants(optimization: Mapping[str, Any]) -> dict[str, Any]:
+    """Prompt variants stand under ``prompts`` now; their names would be taken."""
+    result = dict(optimization)
+    tests = result.get("prompt_optimization")
+    if isinstance(tests, dict):
+        result["prompt_optimization"] = {key: value for key, value in tests.items() if key != "variants"}
+    return result
+
+
+def _restore(value: Any, loaded: Loaded, path: KeyPath) -> Any:
+    """Put variables back in their places, mask what may hold a password, escape what looks like one."""
+    if is_secret(path):
+        return _reference(value, loaded, path)
+    raw = _raw(loaded.source.raw, path)
+    taken = isinstance(raw, str) and has_variable(raw) and path not in loaded.source.overrides
+    if isinstance(value, dict):
+        return {key: _restore(child, loaded, (*path, key)) for key, child in value.items()}
+    if isinstance(value, list):
+        # A variable may stand for a whole list, written with commas.
+        return raw if taken else [_restore(child, loaded, (*path, i)) for i, child in enumerate(value)]
+    if may_hold_password(path) and isinstance(value, str):
+        return mask_address(str(raw) if taken else value, path, loaded.source.overrides.get(path))
+    if taken:
+        return raw
+    return value.replace("${", "$${") if isinstance(value, str) else value
+
+
+def _reference(value: Any, loaded: Loaded, path: KeyPath) -> str:
+    """The blocks of the file may hold literal keys; what is written out is only ever their reference."""
+    text = str(value)
+    if path[0] == "admin":
+        keys, has_single = loaded.admin.keys, loaded.source.file.admin.key is not None
+        text = keys[path[-1] + has_single] if isinstance(path[-1], int) else keys[0]
+    return f"${{{text.removeprefix(ENV)}}}" if text.startswith(ENV) else text
+
+
+def _raw(data: Any, path: KeyPath) -> Any:
+    for part in path:
+        if isinstance(data, Mapping):
+            data = data.get(part)
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            return None
+    return data
+
+
+def _milliseconds(seconds: float) -> float:
+    """Milliseconds that divide back into exactly these seconds, whole where that is possible."""
+    product = seconds * 1000
+    whole = round(product)
+    return whole if whole / 1000 == seconds else product
+
+
+def _upstream(upstream: Upstream) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "provider": upstream.provider,
+        "base_url": upstream.base_url,
+        "auth": upstream.auth,
+    }
+    if upstream.secret is not None:
+        document["api_key"] = upstream.secret
+    document["key_header"] = upstream.key_header
+    if upstream.headers:
+        document["headers"] = dict(upstream.headers)
+    if upstream.paths:
+        document["paths"] = dict(upstream.paths)
+    for key in ("unix_socket", "proxy", "ca_file"):
+        if getattr(upstream, key) is not None:
+            document[key] = getattr(upstream, key)
+    document |= {
+        "verify_tls": upstream.verify_tls,
+        "connect_timeout_ms": _milliseconds(upstream.connect_s),
+        "first_byte_timeout_ms": _milliseconds(upstream.first_byte_s),
+        "idle_timeout_ms": _milliseconds(upstream.idle_s),
+        "keepalive_timeout_ms": _milliseconds(upstream.keepalive_s),
+        "max_connections": upstream.max_connections,
+    }
+    if upstream.total_s is not None:
+        document["total_timeout_ms"] = _milliseconds(upstream.total_s)
+    return document
+
+
+def _model(model: Model) -> dict[str, Any]:
+    document: dict[str, Any] = {"upstream": model.upstream, "model": model.model_id}
+    if model.price is not None:
+        document["price"] = _price(model.price)
+    for key in ("context_tokens", "max_output_tokens"):
+        if getattr(model, key) is not None:
+            document[key] = getattr(model, key)
+    document["capabilities"] = sorted(model.capabilities - {STREAM_USAGE})
+    document["stream_usage"] = STREAM_USAGE in model.capabilities
+    document["endpoints"] = sorted(model.endpoints)
+    return document
+
+
+def _price(price: Price) -> dict[str, Any]:
+    document = asdict(price)
+    del document["version"]
+    document["request"] = document.pop("request_usd")
+    return {key: value for key, value in document.items() if value is not None}
+
+
+def _prompt(variant: Variant) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    if variant.system is not None:
+        document |= {"system": variant.system, "mode": variant.mode}
+    if variant.template is not None:
+        document["template"] = variant.template
+    return document
+
+
+def _route(route: RouteSettings) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "match": list(route.match),
+        "arms": [_arm(arm) for arm in route.arms],
+        "baseline": route.baseline,
+        "policy": _policy(route.policy),
+        "objectives": [_objective(objective) for objective in route.objectives],
+        "optimize": route.optimize,
+    }
+    if route.sticky is not None:
+        document["sticky"] = {"by": route.sticky.by}
+        if route.sticky.header:
+            document["sticky"]["header"] = route.sticky.header
+    if route.home is not None:
+        document["home"] = route.home
+    return document
+
+
+def _arm(arm: Arm) -> dict[str, Any]:
+    document: dict[str, Any] = {"id": arm.id, "model": arm.model}
+    if arm.variant != DEFAULT_PROMPT:
+        document["prompt"] = arm.variant
+    if arm.parameters:
+        document["parameters"] = dict(arm.parameters)
+    return document
+
+
+def _policy(policy: PolicySettings) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "type": policy.name,
+        "floor": policy.floor,
+        "min_pulls": policy.min_pulls,
+        "half_life_hours": policy.half_life_s / 3600,
+        "max_memory": policy.max_memory,
+        "prior_strength": policy.prior_strength,
+        "epsilon": policy.epsilon,
+    }
+    if policy.fixed:
+        document["probabilities"] = dict(policy.fixed)
+    return document
+
+
+def _objective(objective: Objective) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "name": objective.metric,
+        "weight": objective.weight,
+        "direction": "maximize" if objective.maximize else "minimize",
+    }
+    if objective.scale is not None:
+        document["scale"] = objective.scale
+    return document
+
+
+def _metric(metric: CustomMetric) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "name": metric.name,
+        "type": metric.kind,
+        "aggregation": metric.aggregation,
+        "direction": "maximize" if metric.maximize else "minimize",
+    }
+    if metric.low is not None:
+        document["min"] = metric.low
+    if metric.high is not None:
+        document["max"] = metric.high
+    return document

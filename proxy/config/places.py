@@ -1,0 +1,65 @@
+"""Which keys hold secrets, and which hold addresses that may contain one. One list, asked by path."""
+
+import re
+from urllib.parse import urlsplit, urlunsplit
+
+from proxy.config.problems import KeyPath
+
+ANY = "*"
+_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}")
+
+SECRETS: tuple[KeyPath, ...] = (
+    ("upstreams", ANY, "api_key"),
+    ("admin", "key"),
+    ("admin", "keys", ANY),
+)
+ADDRESSES: tuple[KeyPath, ...] = (("database", "url"), ("redis", "url"))
+
+
+def is_secret(path: KeyPath) -> bool:
+    """Whether the value at ``path`` is a secret."""
+    return _among(path, SECRETS)
+
+
+def may_hold_password(path: KeyPath) -> bool:
+    """Whether the value at ``path`` is a URL that may carry a user and a password."""
+    return _among(path, ADDRESSES)
+
+
+def without_credentials(url: str) -> str:
+    """The URL without user, password, query and fragment; text that is no URL becomes empty."""
+    try:
+        parts = urlsplit(url)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    except ValueError:
+        return ""
+
+
+def mask_address(url: str, path: KeyPath, variable: str | None = None) -> str:
+    """A URL that is safe to show: variables in the password's place stay, a written password goes.
+
+    When something had to go, the result names the variable that can bring it back: ``variable`` if the
+    value came from there, else the one that overrides ``path``.
+    """
+    plain = without_credentials(url)
+    if variable is None and (plain == url or _only_variables(url)):
+        return url
+    return f"${{{variable or f'{path[0]}_url'.upper()}:-{_VARIABLE.sub('', plain)}}}"
+
+
+def _only_variables(url: str) -> bool:
+    """Whether user, password and query hold nothing but variables (and a plain user)."""
+    if _VARIABLE.fullmatch(url):
+        return ":-" not in url or "@" not in url
+    rest = url.partition("://")[2]
+    credentials = rest.rpartition("@")[0]
+    password = credentials.partition(":")[2]
+    return not _VARIABLE.sub("", password) and "?" not in rest
+
+
+def _among(path: KeyPath, patterns: tuple[KeyPath, ...]) -> bool:
+    return any(
+        len(path) == len(pattern)
+        and all(want in (ANY, part) for want, part in zip(pattern, path, strict=True))
+        for pattern in patterns
+    )

@@ -1,0 +1,1 @@
+"""The optimizer process: composition root, admin surface, configuration reload, metrics, background tasks."""

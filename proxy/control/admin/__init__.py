@@ -1,0 +1,1 @@
+"""The admin surface: an aiohttp application on the optimizer's unix socket."""

@@ -1,0 +1,94 @@
+"""The aiohttp application: routing, authorisation, one error shape.
+
+Two invariants. Every request is judged before a handler or a 404 sees it, by the reach of the route that aiohttp has
+matched; whatever matches nothing is ADMIN. And a bug answers 500 without telling a stranger what it was.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from aiohttp import web
+
+from proxy.control.access import HOW_TO_GET_IN, Asked, Reach, judge
+from proxy.control.admin.endpoint import AdminFault, Call, Endpoint
+from proxy.control.services import Services
+from proxy.logs import LOGGER_NAME
+
+MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+
+_log = logging.getLogger(LOGGER_NAME)
+
+_Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def build_app(services: Services, endpoints: Sequence[Endpoint]) -> web.Application:
+    """An application that serves ``endpoints`` and judges everything."""
+    reach_of: dict[tuple[str, str], Reach] = {}
+
+    @web.middleware
+    async def guard(request: web.Request, handler: _Next) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        path = resource.canonical if resource is not None else ""
+        method = "GET" if request.method == "HEAD" else request.method
+        verdict = judge(
+            Asked(request.method, _headers(request)),
+            reach_of.get((method, path), Reach.ADMIN),
+            services.access_rules(),
+            worker_token=services.worker_token,
+        )
+        if not verdict.allowed:
+            fault = AdminFault(401, "UNAUTHORIZED", f"{verdict.reason} {HOW_TO_GET_IN}")
+            response = fault.response()
+            response.headers["WWW-Authenticate"] = 'Bearer realm="llm-optimizer admin"'
+            return response
+        request[_VERDICT] = verdict
+        try:
+            return await handler(request)
+        except AdminFault as refused:
+            return refused.response()
+        except web.HTTPException as refused:
+            return _plain_fault(request, refused)
+        except Exception:
+            _log.exception("admin request failed: %s %s", request.method, path)
+            return AdminFault(500, "INTERNAL_ERROR", "The request failed; the log says why.").response()
+
+    app = web.Application(middlewares=[guard], client_max_size=MAX_BODY_BYTES)
+    for endpoint in endpoints:
+        reach_of[endpoint.method, endpoint.path] = endpoint.reach
+        app.router.add_route(endpoint.method, endpoint.path, _bound(services, endpoint))
+        if endpoint.method == "GET":
+            app.router.add_route("HEAD", endpoint.path, _bound(services, endpoint))
+    return app
+
+
+_VERDICT: Final = "llm_optimizer.verdict"
+
+
+def _bound(services: Services, endpoint: Endpoint) -> _Next:
+    async def run(request: web.Request) -> web.StreamResponse:
+        return await endpoint.handler(Call(request, services, request[_VERDICT]))
+
+    return run
+
+
+def _headers(request: web.Request) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, value in request.headers.items():
+        found.setdefault(name.lower(), []).append(value)
+    return found
+
+
+def _plain_fault(request: web.Request, refused: web.HTTPException) -> web.Response:
+    """aiohttp's own refusals (no such path, wrong method, body too large) in our shape."""
+    match refused.status:
+        case 404:
+            fault = AdminFault(404, "NOT_FOUND", f"Nothing is served at {request.path[:200]}.")
+        case 405:
+            allowed = ", ".join(sorted(getattr(refused, "allowed_methods", ())))
+            fault = AdminFault(405, "METHOD_NOT_ALLOWED", f"{request.path[:200]} takes {allowed}.")
+        case 413:
+            fault = AdminFault(413, "INVALID_REQUEST", f"The body is over {MAX_BODY_BYTES} bytes.")
+        case status:
+            fault = AdminFault(status, "INVALID_REQUEST", refused.reason)
+    return fault.response()

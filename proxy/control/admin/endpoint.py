@@ -1,0 +1,75 @@
+"""What an admin endpoint is: a method, a path, who may reach it, and a function.
+
+Errors have one shape, ``{"error": {"code", "message", "details"}}``; handlers raise ``AdminFault`` and never build it.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import orjson
+from aiohttp import web
+
+from proxy.control.access import Reach, Verdict
+from proxy.control.services import Services
+
+Handler: TypeAlias = Callable[["Call"], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One admitted request. ``admin`` is False for a stranger at an open endpoint, who gets no details."""
+
+    request: web.Request
+    services: Services
+    verdict: Verdict
+
+    @property
+    def admin(self) -> bool:
+        """Whether the caller may see more than states."""
+        return self.verdict.admin
+
+    async def document(self) -> Any:
+        """The body as JSON.
+
+        Raises:
+            AdminFault: 400, if it is none.
+        """
+        try:
+            return orjson.loads(await self.request.read())
+        except orjson.JSONDecodeError as error:
+            raise AdminFault(400, "INVALID_REQUEST", f"The body is not valid JSON: {error}.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One line of the registry. The default is to ask for a key."""
+
+    method: str
+    path: str
+    handler: Handler
+    reach: Reach = Reach.ADMIN
+
+
+@dataclass
+class AdminFault(Exception):
+    """An answer other than success. ``code`` is a stable word; ``details`` helps programs."""
+
+    status: int
+    code: str
+    message: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def response(self) -> web.Response:
+        """The error in its one shape."""
+        body = {"code": self.code, "message": self.message, "details": dict(self.details)}
+        return answer({"error": body}, status=self.status)
+
+
+def answer(document: Any, *, status: int = 200) -> web.Response:
+    """A JSON reply; NaN becomes null, because JSON has none."""
+    return web.Response(
+        body=orjson.dumps(document, option=orjson.OPT_SERIALIZE_DATACLASS | orjson.OPT_NON_STR_KEYS),
+        status=status,
+        content_type="application/json",
+    )

@@ -1,0 +1,143 @@
+"""The optimizer process without its tasks and sockets: configuration, learner, table, built in dependency order.
+
+``Core`` is what has to exist before the first worker can serve, so nothing heavy is imported here: no HTTP server, no
+metrics library, no client of a store. Everything in it runs in one thread.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from optimizer.ingest import Ingest
+from optimizer.log.node import StateDirectory
+from optimizer.publisher import Publisher
+from optimizer.savings import Savings
+from proxy.config.load import Loaded
+from proxy.control.access import obtain_key
+from proxy.control.configuration import UNCHANGED, Configuration, History, ReloadResult
+from proxy.control.journal import Journal
+from proxy.control.metrics.observer import MetricsObserver
+from proxy.control.metrics.totals import Vocabulary
+from proxy.control.publication import Publication
+from proxy.control.reprice import reprice
+from proxy.logs import LOGGER_NAME, Redactor
+
+Send = Callable[[Mapping[str, Any]], object]
+
+_log = logging.getLogger(LOGGER_NAME)
+
+
+class Core:
+    """Everything one node knows and decides with.
+
+    Args:
+        state: The node's state directory.
+        loaded: The configuration to start with.
+        path: Its file, None for the built-in one.
+        environ: The process environment.
+        send: Tells the supervisor something; does nothing when there is none.
+        redactor: Learns the configuration's literal secrets.
+        now: Unix seconds.
+
+    Raises:
+        ValueError: The configuration can't be built into a table.
+        OSError, sqlite3.Error, StoreError: The state directory can't be used.
+    """
+
+    def __init__(
+        self,
+        state: StateDirectory,
+        loaded: Loaded,
+        *,
+        path: Path | None,
+        environ: Mapping[str, str],
+        send: Send,
+        redactor: Redactor,
+        now: Callable[[], float],
+    ) -> None:
+        self.state = state
+        self.now = now
+        self._send = send
+        self._redactor = redactor
+        redactor.learn(loaded.secrets.values())
+        self.admin_key, self.admin_key_is_new = (
+            obtain_key(state.admin_key_file) if not loaded.admin.keys else (None, False)
+        )
+        if self.admin_key is not None:
+            redactor.learn([self.admin_key])
+        self.journal = Journal(state, segment_bytes=loaded.settings.retention.segment_bytes, now=now)
+        self.ingest = Ingest(state, clock=now)
+        self.observer = MetricsObserver(Vocabulary.of(loaded.settings), now=now)
+        self.savings = Savings(self.ingest.learner.mean_cost_usd)
+        self.ingest.configure(loaded.settings, reprice=reprice)
+        self.ingest.add_consumer(self.observer)
+        self.ingest.add_consumer(self.savings)
+        self.publication = Publication(
+            state.table_file,
+            publisher=Publisher(seed=state.node),
+            source=self.ingest.statistics,
+            journal=self.journal,
+            now=now,
+        )
+        self.configuration = Configuration(
+            loaded,
+            path=path,
+            environ=environ,
+            admin_key=self.admin_key,
+            history=History(state.config_history),
+            journal=self.journal,
+            now=now,
+        )
+
+    def start(self) -> None:
+        """Publish the first table; from then on the workers can serve.
+
+        Raises:
+            ValueError, OSError: See the class.
+        """
+        self.ingest.take_dirty_routes()
+        self.publication.publish(self.configuration.settings)
+
+    def publish_learned(self) -> bool:
+        """Publish what was learned since the last call; True when the table changed."""
+        dirty = self.ingest.take_dirty_routes()
+        if not dirty:
+            return False
+        try:
+            return self.publication.publish(self.configuration.settings, dirty=dirty)
+        except OSError:
+            # Nothing is lost: the evidence is kept, and the next round rebuilds these routes.
+            self.ingest.learner.dirty_routes.update(dirty)
+            raise
+
+    def use(self, loaded: Loaded, *, trigger: str) -> ReloadResult:
+        """Put another configuration into use, or say why not; ``trigger`` is ``file``, ``signal`` or ``api``."""
+        result = self.configuration.offer(loaded, trigger=trigger, apply=self._apply)
+        if result.result == UNCHANGED and trigger != "file":
+            # Somebody asked in person, perhaps because a key behind `file:` has changed.
+            self.publication.publish(self.configuration.settings, always=True)
+        return result
+
+    def close(self) -> None:
+        """Learn from what is left in the log, save, close."""
+        try:
+            while self.ingest.step():
+                pass
+        finally:
+            self.ingest.close()
+            self.journal.close()
+
+    def _apply(self, loaded: Loaded) -> None:
+        old = self.configuration.settings
+        self._redactor.learn(loaded.secrets.values())
+        # Workers must hold a key before the table that names it; more keys than needed do no harm.
+        self._send({"secrets": {**self.configuration.loaded.secrets, **loaded.secrets}})
+        self.ingest.configure(loaded.settings, reprice=reprice)
+        try:
+            self.publication.publish(loaded.settings, always=True)
+        except (ValueError, OSError):
+            self.ingest.configure(old, reprice=reprice)
+            raise
+        self._send({"secrets": dict(loaded.secrets)})
+        self.observer.use(Vocabulary.of(loaded.settings))

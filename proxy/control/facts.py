@@ -1,0 +1,90 @@
+"""Gathers what a scrape and the health page show, from the parts that know it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from optimizer.arm_report import selection_report
+from proxy.control.core import Core
+from proxy.control.metrics.exposition import ConfigFacts, Facts
+from proxy.control.product import product_version
+
+if TYPE_CHECKING:
+    from proxy.control.runtime import Runtime
+
+_FEEDBACK = "feedback_"
+# Shown from the start, so that a first failure is an increase and not a new series.
+_FEEDBACK_RESULTS = ("accepted", "learned", "repeated", "late", "unknown_request", "unknown_metric")
+
+
+class FactSource:
+    """Called for ``Facts``; reads, never changes."""
+
+    def __init__(self, core: Core, runtime: "Runtime") -> None:
+        self._core = core
+        self._runtime = runtime
+        self._version = product_version()
+
+    def __call__(self) -> Facts:
+        """The present facts."""
+        core, runtime = self._core, self._runtime
+        configuration, table = core.configuration, core.publication.table
+        now = core.now()
+        marks = runtime.watermarks
+        gauges, counters = self._kafka()
+        return Facts(
+            now=now,
+            version=self._version,
+            config=ConfigFacts(
+                config_hash=configuration.settings.config_hash,
+                generation=configuration.generation,
+                last_successful=configuration.last_successful,
+                last_success_at=configuration.last_success_at,
+            ),
+            table_version=core.publication.version,
+            table_published_at=table.published_at if table is not None else 0.0,
+            reports=selection_report(configuration.settings, core.ingest.statistics, table, now=now),
+            savings_usd=self.savings(),
+            custom=configuration.settings.custom_metrics,
+            feedback=self._feedback(),
+            lost=self._lost(),
+            log_bytes=marks.sweep.stored_bytes if marks.sweep is not None else 0,
+            ingest_lag_s=now - marks.caught_up_at if marks.lag_bytes else 0.0,
+            ingest_lag_bytes=marks.lag_bytes,
+            ingest_events=core.ingest.counts["events"],
+            task_deaths=dict(runtime.tasks.deaths),
+            kafka=gauges,
+            kafka_counters=counters,
+        )
+
+    def savings(self) -> dict[str, float | None]:
+        """USD saved by route; None while nothing could be compared."""
+        known = self._core.savings.routes
+        return {
+            route.name: found.saved_usd if (found := known.get(route.name)) and found.requests else None
+            for route in self._core.configuration.settings.routes
+        }
+
+    def _feedback(self) -> dict[str, int]:
+        counts = self._core.ingest.learner.counts
+        found = {
+            name.removeprefix(_FEEDBACK): count
+            for name, count in counts.items()
+            if name.startswith(_FEEDBACK)
+        }
+        return dict.fromkeys(_FEEDBACK_RESULTS, 0) | found
+
+    def _lost(self) -> dict[str, int]:
+        lost = dict(self._core.journal.writer.lost)
+        lost["retention_unread"] = self._runtime.watermarks.unread_lost
+        lost["malformed"] = self._core.ingest.counts["malformed"]
+        return lost
+
+    def _kafka(self) -> tuple[Mapping[str, float] | None, Mapping[str, float] | None]:
+        for sink in self._runtime.shipping.sinks:
+            if sink.name == "kafka":
+                stats: dict[str, Any] = asdict(sink.stats)
+                gauges = {name: float(stats[name]) for name in ("up", "lag_bytes")}
+                counted = ("delivered", "retried", "dead_lettered", "errors")
+                return gauges, {name: float(stats[name]) for name in counted}
+        return None, None

@@ -1,0 +1,314 @@
+"""Renders totals and live facts as Prometheus families; nothing is counted here.
+
+The invariant is that every name of the user guide is a series from the first scrape on: combinations that the
+configuration knows are rendered at zero. A gauge whose value is unknown is NaN where its series is promised, and
+absent elsewhere; unknown is never 0.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import nan
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from optimizer.arm_report import ArmReport, Estimate
+from optimizer.events import COMPLETED
+from optimizer.settings import CustomMetric
+from proxy.control.metrics.observer import MetricsObserver
+from proxy.control.metrics.totals import NONE, TOKEN_KINDS, Histogram
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_PREFIX: Final = "llm_optimizer_"
+_ARM: Final = ("route", "arm", "model")
+_WORKER_FRESH_S: Final = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFacts:
+    """The configuration in use and its last reload (Unix seconds; None = never)."""
+
+    config_hash: str
+    generation: int
+    last_successful: bool
+    last_success_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a scrape shows besides the totals. Sizes in bytes, times in seconds."""
+
+    now: float
+    version: str
+    config: ConfigFacts
+    table_version: int
+    table_published_at: float
+    reports: Mapping[str, Sequence[ArmReport]] = field(default_factory=dict)
+    savings_usd: Mapping[str, float | None] = field(default_factory=dict)
+    custom: Sequence[CustomMetric] = ()
+    feedback: Mapping[str, int] = field(default_factory=dict)
+    lost: Mapping[str, int] = field(default_factory=dict)
+    log_bytes: int = 0
+    ingest_lag_s: float = 0.0
+    ingest_lag_bytes: int = 0
+    ingest_events: int = 0
+    task_deaths: Mapping[str, int] = field(default_factory=dict)
+    kafka: Mapping[str, float] | None = None
+    kafka_counters: Mapping[str, float] | None = None
+
+
+class Exposition(Collector):
+    """A collector over one observer and a source of facts."""
+
+    def __init__(self, observer: MetricsObserver, facts: Callable[[], Facts]) -> None:
+        self._observer = observer
+        self._facts = facts
+
+    def describe(self) -> list[Metric]:
+        """Nothing: the families depend on the configuration."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        facts = self._facts()
+        yield from _request_families(self._observer, facts)
+        yield from _histogram_families(self._observer)
+        yield from _arm_families(facts)
+        yield from _estimate_families(facts)
+        yield from _custom_families(self._observer, facts)
+        yield from _pipeline_families(self._observer, facts)
+        yield from _config_families(self._observer, facts)
+        yield from _worker_families(self._observer, facts)
+        yield from _kafka_families(facts)
+
+
+def render(observer: MetricsObserver, facts: Callable[[], Facts]) -> bytes:
+    """The exposition text, format 0.0.4."""
+    registry = CollectorRegistry()
+    registry.register(Exposition(observer, facts))
+    return generate_latest(registry)
+
+
+def _counter(name: str, text: str, labels: Sequence[str] = ()) -> CounterMetricFamily:
+    return CounterMetricFamily(_PREFIX + name, text, labels=labels)
+
+
+def _gauge(name: str, text: str, labels: Sequence[str] = ()) -> GaugeMetricFamily:
+    return GaugeMetricFamily(_PREFIX + name, text, labels=labels)
+
+
+def _request_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metric]:
+    requests = _counter("requests", "Requests that ended, by outcome.", (*_ARM, "outcome", "status"))
+    cost = _counter("cost", "Cost of requests in USD, from actual tokens.", _ARM)
+    unknown = _counter("cost_unknown", "Completed requests whose cost is unknown.", _ARM)
+    tokens = _counter("tokens", "Tokens by disjoint kind.", (*_ARM, "kind"))
+    errors = _gauge("error_rate", "Share of failed requests in the last 5 minutes.", _ARM)
+    for labels, totals in (observer.arms or {(NONE, NONE, NONE): None}).items():
+        counts = dict(totals.requests) if totals is not None else {}
+        counts.setdefault((COMPLETED, "2xx"), 0)
+        for (outcome, status), count in counts.items():
+            requests.add_metric((*labels, outcome, status), count)
+        cost.add_metric(labels, totals.cost_usd if totals is not None else 0.0)
+        unknown.add_metric(labels, totals.cost_unknown if totals is not None else 0)
+        for kind in TOKEN_KINDS:
+            tokens.add_metric((*labels, kind), totals.tokens[kind] if totals is not None else 0)
+        asked, failed = totals.errors.counts(facts.now) if totals is not None else (0, 0)
+        errors.add_metric(labels, failed / asked if asked else 0.0)
+    yield from (requests, cost, unknown, tokens, errors)
+    dropped = _counter("metric_series_dropped", "Label combinations folded into `other` for being too many.")
+    dropped.add_metric((), observer.dropped_series)
+    yield dropped
+
+
+def _histogram_families(observer: MetricsObserver) -> Iterator[Metric]:
+    latency = _histogram("latency_seconds", "Time from the whole request to the end of its reply.", _ARM)
+    ttft = _histogram("ttft_seconds", "Time to the first chunk of a stream.", _ARM)
+    gap = _histogram("inter_token_seconds", "Mean time between chunks of a stream.", _ARM)
+    for labels, totals in observer.arms.items():
+        _add(latency, labels, totals.latency)
+        _add(ttft, labels, totals.ttft)
+        _add(gap, labels, totals.inter_token)
+    if not observer.arms:
+        latency.add_metric((NONE, NONE, NONE), [("+Inf", 0)], 0.0)
+    overhead = _histogram("overhead_seconds", "Time that a request spent in the proxy itself.", ("route",))
+    for route, histogram in observer.overhead.items():
+        _add(overhead, (route,), histogram)
+    yield from (latency, ttft, gap, overhead)
+
+
+def _histogram(name: str, text: str, labels: Sequence[str]) -> HistogramMetricFamily:
+    return HistogramMetricFamily(_PREFIX + name, text, labels=labels)
+
+
+def _add(family: HistogramMetricFamily, labels: Sequence[str], histogram: Histogram) -> None:
+    family.add_metric(labels, histogram.cumulative(), histogram.total)
+
+
+def _arm_families(facts: Facts) -> Iterator[Metric]:
+    quality = _gauge("quality_score", "Believed quality, 0 to 1; NaN while nothing was observed.", _ARM)
+    share = _gauge("arm_share", "Share of all attempts that an arm has had.", _ARM)
+    probability = _gauge("arm_probability", "Probability of an arm in the published table.", _ARM)
+    pulls = _gauge("arm_pulls", "Attempts that ended, as far as they are learned from.", _ARM)
+    for route, reports in facts.reports.items():
+        total = sum(report.pulls for report in reports)
+        for report in reports:
+            labels = (route, report.arm, report.model)
+            known = report.quality
+            quality.add_metric(labels, known.mean if known is not None and known.weight > 0 else nan)
+            share.add_metric(labels, report.pulls / total if total else 0.0)
+            probability.add_metric(labels, report.probability)
+            pulls.add_metric(labels, report.pulls)
+    if not any(facts.reports.values()):
+        quality.add_metric((NONE, NONE, NONE), nan)
+    yield from (quality, share, probability, pulls)
+    savings = _gauge(
+        "cost_savings", "USD saved against sending everything to the baseline arm; NaN while unknown.", ("route",)
+    )
+    for route, saved in (facts.savings_usd or {NONE: None}).items():
+        savings.add_metric((route,), nan if saved is None else saved)
+    yield savings
+
+
+def _estimate_families(facts: Facts) -> Iterator[Metric]:
+    labels = ("route", "arm", "signal")
+    families = {
+        "mean": _gauge("posterior_mean", "Posterior mean of a signal.", labels),
+        "low": _gauge("posterior_low", "Lower end of the 95 % interval.", labels),
+        "high": _gauge("posterior_high", "Upper end of the 95 % interval.", labels),
+    }
+    for route, reports in facts.reports.items():
+        for report in reports:
+            for signal, estimate in _estimates(report):
+                for edge, family in families.items():
+                    family.add_metric((route, report.arm, signal), getattr(estimate, edge))
+    yield from families.values()
+
+
+def _estimates(report: ArmReport) -> Iterator[tuple[str, Estimate]]:
+    named = (
+        ("success", report.success),
+        ("quality", report.quality),
+        ("cost_usd", report.cost_usd),
+        ("latency_seconds", report.latency_s),
+        ("ttft_seconds", report.ttft_s),
+        *report.custom.items(),
+    )
+    for signal, estimate in named:
+        if estimate is not None:
+            yield signal, estimate
+
+
+def _custom_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metric]:
+    for metric in facts.custom:
+        total = observer.custom_sums[metric.name]
+        count = observer.custom_counts[metric.name]
+        value = total if metric.aggregation == "sum" else (total / count if count else nan)
+        text = f"Custom metric {metric.name}: {metric.aggregation} of its feedback."
+        if metric.kind == "counter":
+            family: Metric = _counter(f"custom_{metric.name}", text)
+        else:
+            family = _gauge(f"custom_{metric.name}", text)
+        family.add_sample(family.name + ("_total" if metric.kind == "counter" else ""), {}, value)
+        yield family
+
+
+def _pipeline_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metric]:
+    lost = _counter("events_lost", "Events that could not be logged, by reason.", ("reason",))
+    for reason in sorted({"disk_full", "cap", *observer.lost, *facts.lost}):
+        lost.add_metric((reason,), observer.lost[reason] + facts.lost.get(reason, 0))
+    yield lost
+    feedback = _counter("feedback", "Feedback by what became of it.", ("result",))
+    for result, count in facts.feedback.items():
+        feedback.add_metric((result,), count)
+    yield feedback
+    deaths = _counter("task_deaths", "Restarts of background tasks of the optimizer.", ("task",))
+    for task, count in facts.task_deaths.items():
+        deaths.add_metric((task,), count)
+    yield deaths
+    read = _counter("events_read", "Events that this optimizer process has read from the log.")
+    read.add_metric((), facts.ingest_events)
+    yield read
+    for name, text, value in (
+        ("log_bytes", "Size of the event log on disk.", facts.log_bytes),
+        ("ingest_lag_seconds", "Age of the oldest event that is not learned from.", facts.ingest_lag_s),
+        ("ingest_lag_bytes", "Bytes of the log that are not learned from.", facts.ingest_lag_bytes),
+        ("table_version", "Version of the published routing table.", facts.table_version),
+        ("table_published_timestamp_seconds", "When it was published.", facts.table_published_at),
+        ("optimizer_up", "Whether the optimizer process answers.", 1),
+    ):
+        yield _single(name, text, value)
+
+
+def _config_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metric]:
+    config = facts.config
+    reloads = _counter("config_reloads", "Reloads of the configuration.", ("result",))
+    for result in ("success", "failure"):
+        reloads.add_metric((result,), observer.reloads[result])
+    yield reloads
+    yield _single(
+        "config_last_reload_successful", "Whether the last reload was accepted.", int(config.last_successful)
+    )
+    yield _single(
+        "config_last_reload_success_timestamp_seconds", "When one was last accepted.", config.last_success_at
+    )
+    info = InfoMetricFamily(_PREFIX + "config", "The configuration in use.")
+    info.add_metric((), {"hash": config.config_hash, "generation": str(config.generation)})
+    yield info
+    build = InfoMetricFamily(_PREFIX + "build", "The running product.")
+    build.add_metric((), {"version": facts.version})
+    yield build
+
+
+def _worker_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metric]:
+    names = {
+        "rss_bytes": ("worker_rss_bytes", "Resident memory of a worker.", 1.0),
+        "in_flight": ("worker_in_flight", "Requests that a worker is answering.", 1.0),
+        "connections": ("worker_connections", "Client connections of a worker.", 1.0),
+        "loop_lag_ms": ("worker_loop_lag_seconds", "Worst delay of a worker's event loop lately.", 0.001),
+        "table_version": ("worker_table_version", "Version of the routing table that a worker uses.", 1.0),
+        "refused_tables": ("worker_refused_tables", "Routing tables that a worker refused.", 1.0),
+        "uptime_s": ("worker_uptime_seconds", "Age of a worker.", 1.0),
+    }
+    up = _gauge("worker_up", "Whether a worker has reported lately.", ("worker",))
+    families = {key: _gauge(name, text, ("worker",)) for key, (name, text, _) in names.items()}
+    upstream = _gauge(
+        "upstream_connections", "A worker's connections to an upstream.", ("worker", "upstream", "state")
+    )
+    for worker, seen in observer.workers.items():
+        if facts.now - seen.at > _WORKER_FRESH_S:
+            continue
+        label = str(worker)
+        up.add_metric((label,), 1)
+        for key, family in families.items():
+            value = seen.data.get(key)
+            if isinstance(value, int | float):
+                family.add_metric((label,), value * names[key][2])
+        for name, counts in dict(seen.data.get("upstreams", {})).items():
+            for state, count in zip(("busy", "idle", "waiting"), counts, strict=False):
+                upstream.add_metric((label, name, state), count)
+    yield up
+    yield from families.values()
+    yield upstream
+
+
+def _kafka_families(facts: Facts) -> Iterator[Metric]:
+    for name, value in (facts.kafka or {}).items():
+        yield _single(f"kafka_{name}", f"Kafka shipping: {name.replace('_', ' ')}.", value)
+    for name, value in (facts.kafka_counters or {}).items():
+        family = _counter(f"kafka_{name}", f"Kafka shipping: {name.replace('_', ' ')}.")
+        family.add_metric((), value)
+        yield family
+
+
+def _single(name: str, text: str, value: float) -> Metric:
+    family = _gauge(name, text)
+    family.add_metric((), value)
+    return family

@@ -1,0 +1,222 @@
+"""The consumer that turns events into totals; an ``optimizer.ingest`` consumer like the learner.
+
+Its snapshot is saved in the transaction that saves the log cursor, so a total counts every event exactly once,
+whatever was killed. Gauges of workers are not saved: they speak for themselves every 250 ms.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from optimizer import events
+from proxy.control.metrics.totals import (
+    MAX_ARMS,
+    OTHER,
+    OVERHEAD_BUCKETS,
+    ArmLabels,
+    ArmTotals,
+    Histogram,
+    Vocabulary,
+)
+
+_VERSION: Final = 1
+_REMEMBERED_WORKERS: Final = 256
+_STATUS_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
+
+
+@dataclass(slots=True)
+class WorkerSeen:
+    """The last report of a worker and when it was read (Unix seconds)."""
+
+    at: float
+    data: Mapping[str, Any]
+
+
+class MetricsObserver:
+    """Totals of one node.
+
+    Args:
+        vocabulary: Names that may become labels; replace it with ``use`` when the configuration changes.
+        now: Unix seconds; stamps worker reports only.
+    """
+
+    name = "metrics"
+
+    def __init__(self, vocabulary: Vocabulary, *, now: Callable[[], float]) -> None:
+        self.arms: dict[ArmLabels, ArmTotals] = {}
+        self.overhead: dict[str, Histogram] = {}
+        self.feedback: Counter[str] = Counter()
+        self.custom_sums: Counter[str] = Counter()
+        self.custom_counts: Counter[str] = Counter()
+        self.lost: Counter[str] = Counter()
+        self.reloads: Counter[str] = Counter()
+        self.dropped_series = 0
+        self.workers: dict[int, WorkerSeen] = {}
+        self._lost_by_worker: dict[str, dict[str, int]] = {}
+        self._now = now
+        self._vocabulary = vocabulary
+        self._memo: dict[tuple[Any, Any, Any], ArmTotals] = {}
+        self._readers: dict[str, Callable[[Mapping[str, Any]], None]] = {
+            events.REQUEST: self._request,
+            events.FEEDBACK: self._feedback,
+            events.WORKER_STATS: self._worker,
+            events.CONFIG_RELOADED: self._reloaded,
+        }
+        self.use(vocabulary)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The names in use."""
+        return self._vocabulary
+
+    def use(self, vocabulary: Vocabulary) -> None:
+        """Fold names by another configuration from now on; totals that exist stay."""
+        self._vocabulary = vocabulary
+        self._memo.clear()
+        for labels in vocabulary.combinations:
+            self._at(labels)
+            self._overhead(labels[0])
+
+    def observe(self, event: Mapping[str, Any], where: object) -> None:
+        """Count one event; types and fields that are not ours are ignored."""
+        del where
+        reader = self._readers.get(event.get("type", ""))
+        data = event.get("data")
+        if reader is not None and isinstance(data, dict):
+            reader(data)
+
+    def snapshot(self) -> bytes:
+        """All totals, for ``restore``."""
+        return orjson.dumps(
+            {
+                "version": _VERSION,
+                "arms": [[*labels, totals.save()] for labels, totals in self.arms.items()],
+                "overhead": {route: histogram.save() for route, histogram in self.overhead.items()},
+                "feedback": self.feedback,
+                "custom_sums": self.custom_sums,
+                "custom_counts": self.custom_counts,
+                "lost": self.lost,
+                "lost_by_worker": self._lost_by_worker,
+                "reloads": self.reloads,
+                "dropped_series": self.dropped_series,
+            }
+        )
+
+    def restore(self, data: bytes) -> None:
+        """Take over what ``snapshot`` saved; nothing (or another version) starts at zero."""
+        saved = orjson.loads(data) if data else {}
+        if saved.get("version") != _VERSION:
+            return
+        self.arms = {}
+        for route, arm, model, totals in saved["arms"]:
+            self._at((route, arm, model)).restore(totals)
+        for route, histogram in saved["overhead"].items():
+            self._overhead(route).restore(histogram)
+        self.feedback = Counter(saved["feedback"])
+        self.custom_sums = Counter(saved["custom_sums"])
+        self.custom_counts = Counter(saved["custom_counts"])
+        self.lost = Counter(saved["lost"])
+        self._lost_by_worker = saved["lost_by_worker"]
+        self.reloads = Counter(saved["reloads"])
+        self.dropped_series = saved["dropped_series"]
+        self.use(self._vocabulary)
+
+    def _request(self, data: Mapping[str, Any]) -> None:
+        key = (data.get("route"), data.get("arm"), data.get("model"))
+        totals = self._memo.get(key)
+        if totals is None:
+            totals = self._find(key)
+        outcome = data.get("outcome")
+        known = outcome if outcome in events.OUTCOMES else OTHER
+        totals.requests[known, _status_class(data.get("status"))] += 1
+        cost = data.get("cost_usd")
+        if cost is not None:
+            totals.cost_usd += cost
+        elif known == events.COMPLETED and data.get("arm") is not None:
+            totals.cost_unknown += 1
+        duration_ms = data.get("duration_ms", 0.0)
+        if known in (events.COMPLETED, events.UPSTREAM_FAULT):
+            ended_s = (data.get("started_ms", 0) + duration_ms) / 1000.0
+            totals.errors.add(ended_s, failed=known != events.COMPLETED)
+        if known == events.COMPLETED:
+            totals.latency.observe(duration_ms / 1000.0)
+            if data.get("stream") and data.get("ttft_ms") is not None:
+                totals.ttft.observe(data["ttft_ms"] / 1000.0)
+            if data.get("itl_ms") is not None:
+                totals.inter_token.observe(data["itl_ms"] / 1000.0)
+        _count_tokens(totals, data)
+        overhead_ms = data.get("overhead_ms")
+        if overhead_ms is not None:
+            self._overhead(self._vocabulary.fold(key[0], None, None)[0]).observe(overhead_ms / 1000.0)
+
+    def _feedback(self, data: Mapping[str, Any]) -> None:
+        metric, value = data.get("metric"), data.get("value")
+        known = metric if metric in self._vocabulary.metrics else None
+        if known is not None and isinstance(value, int | float):
+            self.custom_sums[known] += value
+            self.custom_counts[known] += 1
+
+    def _worker(self, data: Mapping[str, Any]) -> None:
+        worker = data.get("worker")
+        if not isinstance(worker, int):
+            return
+        self.workers[worker] = WorkerSeen(self._now(), data)
+        seen = self._lost_by_worker.setdefault(str(worker), {})
+        for reason, count in data.get("lost", {}).items():
+            # Reports carry counts since the worker's start; only the growth is new.
+            self.lost[reason] += max(0, count - seen.get(reason, 0))
+            seen[reason] = count
+        for memory in (self.workers, self._lost_by_worker):
+            while len(memory) > _REMEMBERED_WORKERS:
+                del memory[next(iter(memory))]  # type: ignore[attr-defined]
+
+    def _reloaded(self, data: Mapping[str, Any]) -> None:
+        self.reloads["success" if data.get("result") == "applied" else "failure"] += 1
+
+    def _find(self, key: tuple[Any, Any, Any]) -> ArmTotals:
+        labels = self._vocabulary.fold(*key)
+        if labels not in self.arms and len(self.arms) >= MAX_ARMS:
+            self.dropped_series += 1
+            labels = (OTHER, OTHER, OTHER)
+        totals = self._at(labels)
+        if len(self._memo) < 2 * MAX_ARMS:
+            self._memo[key] = totals
+        return totals
+
+    def _at(self, labels: ArmLabels) -> ArmTotals:
+        totals = self.arms.get(labels)
+        if totals is None:
+            totals = self.arms[labels] = ArmTotals()
+        return totals
+
+    def _overhead(self, route: str) -> Histogram:
+        histogram = self.overhead.get(route)
+        if histogram is None:
+            histogram = self.overhead[route] = Histogram(OVERHEAD_BUCKETS)
+        return histogram
+
+
+def _status_class(status: object) -> str:
+    if isinstance(status, int) and 100 <= status < 600:
+        return _STATUS_CLASSES[status // 100 - 1]
+    return OTHER
+
+
+def _count_tokens(totals: ArmTotals, data: Mapping[str, Any]) -> None:
+    """Split usage into disjoint kinds; what a provider reports beyond its own total is cut, not negative."""
+    tokens = totals.tokens
+    received = data.get("gen_ai.usage.input_tokens")
+    if received:
+        cached = data.get("gen_ai.usage.cache_read.input_tokens") or 0
+        written = data.get("gen_ai.usage.cache_creation.input_tokens") or 0
+        tokens["cached_input"] += cached
+        tokens["cache_write"] += written
+        tokens["input"] += max(0, received - cached - written)
+    produced = data.get("gen_ai.usage.output_tokens")
+    if produced:
+        reasoning = data.get("reasoning_tokens") or 0
+        tokens["reasoning"] += reasoning
+        tokens["output"] += max(0, produced - reasoning)

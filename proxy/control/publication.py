@@ -1,0 +1,88 @@
+"""Publishing the routing table: settings and evidence become a file that the workers pick up.
+
+The invariant is that versions only grow, over restarts too, and that a table is written only when it says something
+else than the last one. A refused build (bad settings) leaves file and version as they were.
+"""
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+
+from optimizer import events
+from optimizer.evidence import EvidenceSource
+from optimizer.publisher import Publisher
+from optimizer.routing import RoutingTable
+from optimizer.settings import Settings
+from optimizer.table_file import TableReader, write_table
+from proxy.control.journal import Journal
+from proxy.logs import LOGGER_NAME
+
+_log = logging.getLogger(LOGGER_NAME)
+
+
+class Publication:
+    """The published table of one node.
+
+    Args:
+        path: The table file.
+        publisher: Builds tables; keeps what did not change.
+        source: Where evidence comes from.
+        journal: Gets a ``table.published`` event per write.
+        now: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        publisher: Publisher,
+        source: EvidenceSource,
+        journal: Journal,
+        now: Callable[[], float],
+    ) -> None:
+        self._path = path
+        self._publisher = publisher
+        self._source = source
+        self._journal = journal
+        self._now = now
+        self.table: RoutingTable | None = None
+        previous = TableReader(path).poll()
+        self._version = previous.version if previous is not None else 0
+
+    @property
+    def version(self) -> int:
+        """Version of the last written table; 0 before the first."""
+        return self._version
+
+    def publish(
+        self, settings: Settings, *, dirty: Collection[str] | None = None, always: bool = False
+    ) -> bool:
+        """Build and, if it differs from the last one, write the table. True when one was written.
+
+        Args:
+            settings: What to publish.
+            dirty: Routes with new evidence; None rebuilds all.
+            always: Write even the same again, which makes workers look their secrets up anew.
+
+        Raises:
+            ValueError: The settings can't be built; the message names the route.
+            OSError: The disk refuses.
+        """
+        table = self._publisher.build(
+            settings, self._source, version=self._version + 1, now=self._now(), dirty=dirty
+        )
+        if not always and self.table is not None and _same(self.table, table):
+            return False
+        checksum = write_table(self._path, table)
+        self.table, self._version = table, table.version
+        self._journal.write(
+            events.TABLE_PUBLISHED,
+            {"version": table.version, "config_hash": table.config_hash, "checksum": checksum},
+        )
+        _log.debug("published routing table %d", table.version)
+        return True
+
+
+def _same(old: RoutingTable, new: RoutingTable) -> bool:
+    return replace(new, version=old.version, published_at=old.published_at) == old

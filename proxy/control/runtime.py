@@ -1,0 +1,259 @@
+"""The running optimizer process: tasks around ``Core``, the admin application, an orderly end.
+
+The invariant is that nothing here is needed by a request. A task that dies starts again; a damaged database ends the
+process, because only opening it anew repairs it, and the supervisor starts it again.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from aiohttp import web
+
+from optimizer import guard
+from optimizer.log.position_index import PositionIndex
+from optimizer.log.retention import Retention, Sweep
+from optimizer.log.segment import EventReader
+from optimizer.log_sync import LogSyncer
+from optimizer.sinks.base import Sink
+from optimizer.store import StoreCorrupt
+from proxy.config.load import Loaded
+from proxy.config.problems import ConfigProblems
+from proxy.config.watch import watch
+from proxy.control.admin.app import build_app
+from proxy.control.admin.registry import ENDPOINTS
+from proxy.control.configuration import ReloadResult
+from proxy.control.core import Core
+from proxy.control.facts import FactSource
+from proxy.control.product import product_version
+from proxy.control.services import Services
+from proxy.control.tasks import Tasks
+from proxy.logs import LOGGER_NAME
+from proxy.supervisor_link import Link, Message
+
+GUARD_S: Final = 1.0
+SWEEP_S: Final = 5.0
+LAG_S: Final = 1.0
+SINK_PATIENCE_S: Final = 5.0
+
+_log = logging.getLogger(LOGGER_NAME)
+
+
+@dataclass(slots=True)
+class Watermarks:
+    """What the background tasks last measured. ``caught_up_at`` is Unix seconds."""
+
+    caught_up_at: float
+    lag_bytes: int = 0
+    sweep: Sweep | None = None
+    unread_lost: int = 0
+
+
+@dataclass(slots=True)
+class Shipping:
+    """The configured sinks and what stops them."""
+
+    sinks: list[Sink] = field(default_factory=list)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Runtime:
+    """One optimizer process in one event loop; ``start`` and ``stop`` once each, or ``run``."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.tasks = Tasks()
+        self.watermarks = Watermarks(caught_up_at=core.now())
+        self.shipping = Shipping()
+        self.stopping = asyncio.Event()
+        self.exit_status = 0
+        self._reloading = asyncio.Lock()
+        self._runner: web.AppRunner | None = None
+        self._syncer = LogSyncer([core.state.log_directory, core.state.index_directory])
+        self.facts = FactSource(core, self)
+        self.services = Services(
+            core=core,
+            reload=self.reload,
+            responses=core.ingest.responses,
+            positions=core.ingest.positions,
+            events=EventReader(core.state.log_directory),
+            facts=self.facts,
+            started=core.now(),
+            version=product_version(),
+            worker_token=core.state.worker_token,
+        )
+
+    async def start(self) -> None:
+        """Start every task and listen."""
+        core = self.core
+        self.tasks.spawn("guard", self._guard)
+        self.tasks.spawn("ingest", self._ingest)
+        self.tasks.spawn("publish", self._publish)
+        self.tasks.spawn("log-sync", self._syncer.run)
+        self.tasks.spawn("retention", self._retain)
+        self.tasks.spawn("lag", self._measure_lag)
+        if core.configuration.path is not None:
+            self.tasks.spawn("config-watch", self._watch)
+        self._start_sinks()
+        self._runner = web.AppRunner(
+            build_app(self.services, ENDPOINTS),
+            access_log=None,
+            handler_cancellation=True,
+            keepalive_timeout=75.0,
+            shutdown_timeout=2.0,
+        )
+        await self._runner.setup()
+        # A socket of a killed predecessor is in the way; the state directory's lock says that it is nobody's.
+        with suppress(FileNotFoundError):
+            core.state.optimizer_socket.unlink()
+        await web.UnixSite(self._runner, str(core.state.optimizer_socket)).start()
+        listen = core.configuration.loaded.admin.listen
+        if listen is not None:
+            await web.TCPSite(self._runner, *listen).start()
+        await asyncio.to_thread(core.configuration.keep)
+
+    async def stop(self) -> None:
+        """Answer no more, end the tasks, learn from the rest of the log, save."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+        await self._stop_sinks()
+        await self.tasks.close()
+        self.core.close()
+        await asyncio.to_thread(self._syncer.sync)
+
+    async def run(self, link: Link | None) -> int:
+        """Serve until told to stop or until the supervisor is gone; the exit status."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+        if link is not None:
+            link.attach(loop, on_message=self._on_message, on_end=self.stopping.set)
+        await self.start()
+        await self.stopping.wait()
+        await self.stop()
+        if link is not None:
+            link.close()
+        return self.exit_status
+
+    async def reload(self, trigger: str) -> ReloadResult:
+        """Read the file again; see ``Core.reload``. One at a time."""
+        core = self.core
+        async with self._reloading:
+            before = core.configuration.loaded
+            try:
+                loaded = await asyncio.to_thread(core.configuration.read)
+            except ConfigProblems as refused:
+                return core.configuration.reject(refused.problems, trigger=trigger)
+            result = core.use(loaded, trigger=trigger)
+            await self._follow(before)
+            return result
+
+    async def _follow(self, before: Loaded) -> None:
+        """Restart the sinks when the configuration points them elsewhere."""
+        if before.settings.kafka != self.core.configuration.settings.kafka:
+            await self._stop_sinks()
+            self._start_sinks()
+
+    def _on_message(self, message: Message) -> None:
+        if message.get("stop"):
+            self.stopping.set()
+        if message.get("reload"):
+            self._reload_soon()
+
+    def _reload_soon(self) -> None:
+        async def once() -> None:
+            await self.reload("signal")
+
+        with suppress(ValueError):  # One is under way, and it has not read the file yet or will be asked again.
+            self.tasks.spawn("reload", once)
+
+    async def _guard(self) -> None:
+        while True:
+            guard.renew(self.core.state.guard_file)
+            await asyncio.sleep(GUARD_S)
+
+    async def _ingest(self) -> None:
+        try:
+            await self.core.ingest.run()
+        except StoreCorrupt:
+            _log.exception("learned state is damaged; the process starts again and repairs it")
+            self.exit_status = 1
+            self.stopping.set()
+
+    async def _publish(self) -> None:
+        while True:
+            self.core.publish_learned()
+            await asyncio.sleep(self.core.configuration.settings.publish_interval_s)
+
+    async def _retain(self) -> None:
+        state = self.core.state
+        # An index object of its own: sweeps run in a thread, and the learner writes through the other one.
+        index = PositionIndex(state.index_directory)
+        while True:
+            retention = Retention(
+                state.log_directory, self.core.configuration.settings.retention, index=index
+            )
+            read = dict(self.core.ingest.cursor)
+            sweep = await asyncio.to_thread(
+                retention.sweep, self.core.now(), read=read, shipped=self._shipped()
+            )
+            self.watermarks.sweep = sweep
+            self.watermarks.unread_lost += sweep.lost_events
+            await asyncio.sleep(SWEEP_S)
+
+    def _shipped(self) -> dict[str, tuple[int, int]] | None:
+        sinks = self.shipping.sinks
+        return dict(sinks[0].cursor) if len(sinks) == 1 else None
+
+    async def _measure_lag(self) -> None:
+        marks = self.watermarks
+        while True:
+            marks.lag_bytes = self.core.ingest.lag_bytes()
+            if marks.lag_bytes == 0:
+                marks.caught_up_at = self.core.now()
+            await asyncio.sleep(LAG_S)
+
+    async def _watch(self) -> None:
+        configuration = self.core.configuration
+        assert configuration.path is not None
+
+        async def changed(content_hash: str) -> None:
+            del content_hash
+            await self.reload("file")
+
+        await watch(configuration.path, changed, known=configuration.loaded.content_hash)
+
+    def _start_sinks(self) -> None:
+        settings = self.core.configuration.settings
+        if settings.kafka is None:
+            return
+        # Client libraries are loaded by those who use them only.
+        from optimizer.sinks.registry import build_sinks  # noqa: PLC0415
+
+        self.shipping = Shipping(build_sinks(settings, self.core.state))
+        for sink in self.shipping.sinks:
+            self.tasks.spawn(f"sink-{sink.name}", partial(sink.run, self.shipping.stop))
+
+    async def _stop_sinks(self) -> None:
+        shipping, self.shipping = self.shipping, Shipping()
+        shipping.stop.set()
+        for sink in shipping.sinks:
+            await self.tasks.finish(f"sink-{sink.name}", patience_s=SINK_PATIENCE_S)
+
+
+def serve(core: Core, *, link: Link | None) -> int:
+    """Run the process's loop."""
+
+    async def run() -> int:
+        return await Runtime(core).run(link)
+
+    started = time.perf_counter()
+    status = asyncio.run(run())
+    _log.info("the optimizer ended after %.1f s", time.perf_counter() - started)
+    return status

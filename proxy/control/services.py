@@ -1,0 +1,55 @@
+"""What the admin surface works with: the parts of the running optimizer process, typed, built in one place."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from optimizer.arm_report import ArmReport, selection_report
+from optimizer.ids import verify
+from optimizer.log.position_index import PositionIndex
+from optimizer.log.segment import EventReader
+from proxy.control.access import AccessRules
+from proxy.control.configuration import ReloadResult
+from proxy.control.core import Core
+from proxy.control.metrics.exposition import Facts
+
+
+class Responses(Protocol):
+    """From a provider's response id to our request id."""
+
+    def lookup(self, response_id: str) -> str | None:
+        """The request id, or None when it is unknown or too old."""
+        ...
+
+
+@dataclass(slots=True)
+class Services:
+    """One running optimizer process. ``started`` is Unix seconds."""
+
+    core: Core
+    reload: Callable[[str], Awaitable[ReloadResult]]
+    responses: Responses
+    positions: PositionIndex
+    events: EventReader
+    facts: Callable[[], Facts]
+    started: float
+    version: str
+    worker_token: str
+
+    def access_rules(self) -> AccessRules:
+        """Who may do what, by the configuration in use."""
+        return self.core.configuration.access_rules
+
+    def find_decision(self, request_id: str) -> Mapping[str, Any] | None:
+        """The logged event of a request; None when the id is not ours or its row is gone."""
+        name = verify(request_id, self.core.state.id_key)
+        position = self.positions.find(name) if name is not None else None
+        event = self.events.read_event(position) if position is not None else None
+        return event if event is not None and event.get("id") == request_id else None
+
+    def reports(self) -> Mapping[str, Sequence[ArmReport]]:
+        """What is believed about every arm, by route."""
+        core = self.core
+        return selection_report(
+            core.configuration.settings, core.ingest.statistics, core.publication.table, now=core.now()
+        )

@@ -1,0 +1,217 @@
+"""The synchronous core: one parsed request in, one decision with its exact propensity out.
+
+Nothing here awaits, locks, logs or reads a clock; randomness is a function that is passed in. A request
+reads one table, and what it logs suffices to replay the decision.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from optimizer.routing import EMBEDDINGS
+from proxy.compiled import CompiledArm, CompiledRoute, CompiledSide, CompiledTable
+from proxy.envelope import Envelope
+from proxy.errors import ClientFault, ModelNotFound, Unavailable
+from proxy.headers import PIN
+
+_TWO_POW_64 = 2.0**64
+UNIT_BYTES = 8
+# Providers answer with at least a few tokens; without max_tokens this much room is asked of a context window.
+_REPLY_ROOM_TOKENS = 256
+
+
+@dataclass(slots=True)
+class Decision:
+    """Where one request goes and with what probability.
+
+    ``mask`` has a bit per eligible arm of ``side``; ``propensity`` is P(arm | side, mask);
+    ``side_probability`` P(side) for this unit; ``baseline`` the index of the arm the caller would have
+    got without us. ``unit_hash`` is a keyed hash, or "" when the unit is the request.
+    """
+
+    route: CompiledRoute
+    side: CompiledSide
+    arm: CompiledArm
+    propensity: float
+    side_probability: float
+    mask: int
+    reason: str
+    randomised: bool
+    unit: str
+    unit_hash: str
+    guard_lost: bool
+    baseline: int
+
+
+def decide(
+    table: CompiledTable,
+    envelope: Envelope,
+    headers: Mapping[bytes, bytes],
+    *,
+    uniform: Callable[[], float],
+    guarded: bool,
+) -> Decision:
+    """Choose an arm.
+
+    Raises:
+        ModelNotFound: If ``model`` selects nothing.
+        ClientFault: If a pin names no arm of the route.
+        Unavailable: If no arm can serve the request, with the reason of each.
+    """
+    route = table.resolve(envelope.model)
+    if route is None:
+        raise ModelNotFound(envelope.model)
+    unit, unit_bytes = _unit(route, envelope, headers)
+    side, side_probability, guard_lost = _draw_side(route, unit_bytes, uniform, guarded)
+    wanted = side.index_of(envelope.model) if envelope.model != route.name else None
+    baseline = side.baseline if wanted is None else wanted
+
+    pin = headers.get(PIN)
+    if pin is not None:
+        side, index = _pinned(route, side, pin)
+        mask, reason, propensity = 1 << index, "pinned", 1.0
+        if not (side.available & side.endpoint_masks[envelope.endpoint] & mask):
+            raise _unavailable(side, envelope, mask)
+    else:
+        mask, reason = _eligible(route, side, envelope, baseline)
+        if not mask:
+            raise _unavailable(side, envelope, side.full)
+        draw = uniform() if unit_bytes is None else _hash_uniform(route.bandit_key, unit_bytes)
+        index, propensity = side.selector.choose(draw, mask)
+    return Decision(
+        route=route,
+        side=side,
+        arm=side.arms[index],
+        propensity=propensity,
+        side_probability=side_probability,
+        mask=mask,
+        reason=reason,
+        randomised=reason == "bandit",
+        unit=unit,
+        unit_hash="" if unit_bytes is None else unit_digest(route.bandit_key, unit_bytes),
+        guard_lost=guard_lost,
+        baseline=baseline,
+    )
+
+
+def unit_digest(key: bytes, unit: bytes) -> str:
+    """What the log keeps of a unit: a keyed hash that does not reveal the draw."""
+    return blake2b(unit, digest_size=UNIT_BYTES, key=key, person=b"unit").hexdigest()
+
+
+def filtered_reasons(decision: Decision, envelope: Envelope) -> dict[str, str]:
+    """Why each ineligible arm of the decided side was left out, for the log."""
+    side, mask = decision.side, decision.mask
+    return {
+        arm.id: _why_not(side, arm, envelope, decision.reason)
+        for arm in side.arms
+        if not mask >> arm.index & 1
+    }
+
+
+def _unit(
+    route: CompiledRoute, envelope: Envelope, headers: Mapping[bytes, bytes]
+) -> tuple[str, bytes | None]:
+    """What must keep its arm across requests; None when every request is drawn anew."""
+    sticky = route.sticky
+    if sticky is None:
+        return "request", None
+    if sticky.by == "header":
+        value = headers.get(sticky.header.encode("latin-1"))
+        if value:
+            return "header", value
+    if envelope.user is not None:
+        return "user", envelope.user.encode()
+    return "request", None
+
+
+def _hash_uniform(key: bytes, unit: bytes) -> float:
+    """A uniform number in [0, 1) that every worker computes alike for this unit."""
+    digest = blake2b(unit, digest_size=8, key=key, person=b"draw").digest()
+    # 2**64 - 1 rounds up to 1.0 as a float; keep the interval half open.
+    return min(int.from_bytes(digest, "big") / _TWO_POW_64, 1.0 - 2**-53)
+
+
+def _draw_side(
+    route: CompiledRoute, unit: bytes | None, uniform: Callable[[], float], guarded: bool
+) -> tuple[CompiledSide, float, bool]:
+    candidate = route.candidate
+    if candidate is None or route.fraction <= 0.0:
+        return route.control, 1.0, False
+    draw = uniform() if unit is None else _hash_uniform(route.rollout_key, unit)
+    if draw >= route.fraction:
+        return route.control, 1.0 - route.fraction, False
+    if not guarded:
+        return route.control, route.fraction, True
+    return candidate, route.fraction, False
+
+
+def _pinned(route: CompiledRoute, side: CompiledSide, pin: bytes) -> tuple[CompiledSide, int]:
+    name = pin.decode("latin-1")
+    for choice in (side, route.control, route.candidate):
+        if choice is not None:
+            index = choice.index_of(name)
+            if index is not None:
+                return choice, index
+    raise ClientFault(
+        f"x-llm-optimizer-pin names {name!r}, which is no arm of route {route.name!r}. "
+        f"Its arms: {', '.join(side.ids)}.",
+        param="x-llm-optimizer-pin",
+        code="unknown_arm",
+    )
+
+
+def _eligible(route: CompiledRoute, side: CompiledSide, envelope: Envelope, baseline: int) -> tuple[int, str]:
+    mask = side.available & side.endpoint_masks[envelope.endpoint]
+    for need in envelope.needs:
+        mask &= side.capability_masks[need]
+    room = envelope.input_tokens_estimate + (envelope.max_output_tokens or _REPLY_ROOM_TOKENS)
+    if room > side.smallest_context:
+        for index, limit in enumerate(side.context_limits):
+            if limit is not None and room > limit:
+                mask &= ~(1 << index)
+    if route.plain:
+        return mask, "plain"
+    reason = "bandit"
+    if envelope.endpoint == EMBEDDINGS:
+        # Vectors of different models can't be compared, so the model never changes.
+        chosen = side.arms[baseline].model.model_id
+        same = (
+            side.same_vectors
+            if baseline == side.baseline
+            else sum(1 << arm.index for arm in side.arms if arm.model.model_id == chosen)
+        )
+        mask &= same
+        reason = "embeddings"
+    elif envelope.stateful:
+        home = route.home or side.arms[side.baseline].model.upstream
+        mask &= sum(1 << arm.index for arm in side.arms if arm.model.upstream == home)
+        reason = "home" if mask.bit_count() <= 1 else "bandit"
+    elif mask.bit_count() == 1:
+        reason = "single"
+    return mask, reason
+
+
+def _why_not(side: CompiledSide, arm: CompiledArm, envelope: Envelope, reason: str) -> str:
+    bit = 1 << arm.index
+    if not side.available & bit:
+        return arm.handle.missing or "unavailable"
+    if not side.endpoint_masks[envelope.endpoint] & bit:
+        return f"does not speak {envelope.endpoint}"
+    for need in sorted(envelope.needs):
+        if not side.capability_masks[need] & bit:
+            return f"lacks {need}"
+    limit = side.context_limits[arm.index]
+    room = envelope.input_tokens_estimate + (envelope.max_output_tokens or _REPLY_ROOM_TOKENS)
+    if limit is not None and room > limit:
+        return f"context of {limit} tokens is too small"
+    if reason == "pinned":
+        return "another arm is pinned"
+    return "embeddings keep their model" if envelope.endpoint == EMBEDDINGS else "not the home upstream"
+
+
+def _unavailable(side: CompiledSide, envelope: Envelope, mask: int) -> Unavailable:
+    reasons = "; ".join(
+        f"{arm.id}: {_why_not(side, arm, envelope, 'bandit')}" for arm in side.arms if mask >> arm.index & 1
+    )
+    return Unavailable(f"No arm of {envelope.model!r} can serve this request. {reasons}", param="model")

@@ -1,0 +1,92 @@
+"""Which headers cross the proxy, in each direction. Everything not named here stays where it is.
+
+The client's ``Authorization`` is ours and is forwarded only to an upstream whose ``auth`` is
+``passthrough``. Framing and hop-by-hop headers are always rebuilt by ``proxy.http1``.
+"""
+
+from collections.abc import Iterable, Mapping
+
+REQUEST_ID = b"x-llm-optimizer-request-id"
+PIN = b"x-llm-optimizer-pin"
+PEER = b"x-llm-optimizer-peer"
+WORKER = b"x-llm-optimizer-worker"
+
+# Sent on to optimized endpoints. Bodies are always JSON that we frame ourselves.
+_FORWARDED = (
+    b"idempotency-key",
+    b"openai-beta",
+    b"anthropic-beta",
+    b"traceparent",
+    b"tracestate",
+    b"baggage",
+)
+# Pass-through requests (files, audio, batches) also need to say what their body is.
+_FORWARDED_RAW = (
+    *_FORWARDED,
+    b"accept",
+    b"accept-encoding",
+    b"content-type",
+    b"content-encoding",
+    b"range",
+    b"if-none-match",
+    b"if-modified-since",
+)
+_RETURNED = frozenset(
+    (
+        b"content-type",
+        b"content-encoding",
+        b"content-language",
+        b"cache-control",
+        b"retry-after",
+        b"retry-after-ms",
+        b"openai-processing-ms",
+        b"openai-version",
+        b"openai-model",
+        b"x-should-retry",
+    )
+)
+_RETURNED_RAW = _RETURNED | {
+    b"content-disposition",
+    b"content-range",
+    b"accept-ranges",
+    b"etag",
+    b"last-modified",
+    b"location",
+    b"vary",
+    b"www-authenticate",
+    b"allow",
+    b"content-security-policy",
+    b"x-content-type-options",
+}
+_RATE_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-")
+_UPSTREAM_IDS = (b"x-request-id", b"request-id")
+
+
+def forwarded(headers: Mapping[bytes, bytes]) -> bytes:
+    """Block of client headers that an optimized request carries to its upstream."""
+    return b"".join([name + b": " + headers[name] + b"\r\n" for name in _FORWARDED if name in headers])
+
+
+def forwarded_raw(headers: Mapping[bytes, bytes]) -> bytes:
+    """Block of client headers that a pass-through request carries to its upstream."""
+    return b"".join([name + b": " + headers[name] + b"\r\n" for name in _FORWARDED_RAW if name in headers])
+
+
+def returned(headers: Iterable[tuple[bytes, bytes]], *, raw: bool = False) -> bytes:
+    """Block of upstream headers that the client gets to see."""
+    allowed = _RETURNED_RAW if raw else _RETURNED
+    block = b""
+    for name, value in headers:
+        if name in allowed or name.startswith(_RATE_PREFIXES):
+            block += name + b": " + value + b"\r\n"
+        elif name in _UPSTREAM_IDS:
+            block += b"x-llm-optimizer-upstream-request-id: " + value + b"\r\n"
+    return block
+
+
+def find(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+    """First value of a header in an upstream's list, or None."""
+    for name, value in headers:
+        if name == wanted:
+            return value
+    return None

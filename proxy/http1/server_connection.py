@@ -1,0 +1,408 @@
+"""One client connection: bytes in, requests to the application, replies out in order.
+
+Invariant: at most one request is with the application at a time. While it is, nothing more is parsed except
+its own streamed body: further bytes are kept aside (bounded, then reading pauses). llhttp can't stop inside
+a read, so reads are fed in pieces of ``_PIECE`` bytes while a head or chunked body is open: what was parsed
+ahead is bounded by one piece.
+
+A client that closes its sending side counts as gone: it can't be told apart from one that left, and the
+upstream request that it caused costs money.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+from proxy.errors import ProxyError
+from proxy.http1 import framing
+from proxy.http1.framing import Refused
+from proxy.http1.request_reader import RequestReader
+from proxy.http1.responder import HttpResponder
+from proxy.http1.server_state import ServerState
+
+_PIECE = 4096
+_HELD_BYTES = 256 * 1024
+_LINGER_S = 2.0
+_NEVER = float("inf")
+
+_UNKNOWN, _IDLE, _HEAD, _BODY, _BUSY, _CLOSING = range(6)
+
+
+class ServerConnection(asyncio.Protocol):
+    """Protocol of an accepted connection; see the module. ``deadline`` is looked at by the server's sweep."""
+
+    __slots__ = (
+        "_advancing",
+        "_current",
+        "_feeding",
+        "_held",
+        "_phase",
+        "_queue",
+        "_reader",
+        "_reading_paused",
+        "_refusal",
+        "_state",
+        "_unsent",
+        "_write_paused",
+        "deadline",
+        "transport",
+    )
+
+    def __init__(self, state: ServerState) -> None:
+        self.transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self.deadline = _NEVER
+        self._state = state
+        self._reader: RequestReader = cast("RequestReader", None)
+        self._current: HttpResponder | None = None  # with the application
+        self._queue: deque[HttpResponder] = deque()  # parsed ahead
+        self._held = bytearray()  # received, not parsed
+        self._refusal: ProxyError | None = None  # to be sent after the replies before it
+        self._feeding = False
+        self._advancing = False
+        self._reading_paused = False
+        self._write_paused = False
+        self._unsent = 0
+        self._phase = _IDLE
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio callback."""
+        self.transport = cast("asyncio.Transport", transport)
+        state = self._state
+        peer = transport.get_extra_info("peername")
+        self._reader = RequestReader(self, state, peer[0] if isinstance(peer, tuple) else "unix")
+        if not state.admit(self):
+            self._end_with(framing.error_reply(503, framing.overloaded_body(), state.date))
+            return
+        self.deadline = state.now() + state.limits().header_s
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio callback."""
+        self._state.gone(self)
+        self._phase = _CLOSING
+        self.deadline = _NEVER
+        self._reader.close()
+        self._queue.clear()
+        self._held.clear()
+        if self._current is not None:
+            self._abandon(self._current)
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio callback."""
+        if self._phase == _CLOSING:
+            return
+        if (self._current is not None and self._reader.incoming is None) or self._held or self._write_paused:
+            self._hold(data)
+        elif len(data) <= _PIECE:
+            self._feed(data)
+        else:
+            self._feed_in_pieces(data)
+
+    def pause_writing(self) -> None:
+        """asyncio callback."""
+        self._write_paused = True
+        state = self._state
+        self._unsent = self.transport.get_write_buffer_size()
+        self.deadline = state.now() + state.limits().write_stall_s
+        current = self._current
+        if current is not None and current.listener is not None:
+            self._guarded(current.listener.client_paused)
+
+    def resume_writing(self) -> None:
+        """asyncio callback."""
+        self._write_paused = False
+        if self._phase == _CLOSING:
+            return
+        self._phase = _UNKNOWN
+        self._settle()
+        current = self._current
+        if current is None:
+            self._advance()
+        elif current.listener is not None:
+            self._guarded(current.listener.client_resumed)
+
+    # Receiver
+
+    def request_ready(self, responder: HttpResponder) -> None:
+        """Handle it now, or when those before it are answered."""
+        if self._current is None and not self._write_paused:
+            if self._phase != _CLOSING:
+                self._begin(responder)
+        else:
+            self._queue.append(responder)
+
+    def stream_body(self, responder: HttpResponder, data: bytes) -> None:
+        """Pass on, or keep until its turn (bounded by one piece)."""
+        if responder is not self._current:
+            responder.early += data
+        elif responder.listener is not None:
+            self._guarded(responder.listener.client_body, data)
+
+    def stream_end(self, responder: HttpResponder) -> None:
+        """Pass on; for a queued request ``_begin`` does it."""
+        if responder is self._current and responder.listener is not None:
+            self._guarded(responder.listener.client_end)
+
+    # Line
+
+    def date(self) -> bytes:
+        """The ``date`` header line."""
+        return self._state.date
+
+    def may_persist(self) -> bool:
+        """Whether the connection may serve another request."""
+        return not self._state.closing_replies
+
+    def finished(self, responder: HttpResponder) -> None:
+        """The reply is written: go on with what waits, or close."""
+        responder.line = None
+        self._current = None
+        self._state.inflight -= 1
+        if not responder.keep:
+            self._close(linger=responder.body_open or bool(self._held))
+            return
+        if self._reading_paused:
+            self._resume_reading()
+        if self._feeding or self._advancing:
+            return
+        if self._queue or self._held or self._refusal is not None:
+            self._advance()
+        else:
+            self._settle()
+
+    def cut(self, responder: HttpResponder) -> None:
+        """The reply stays incomplete: close after what was written."""
+        responder.line = None
+        self._current = None
+        self._state.inflight -= 1
+        self._close(linger=False)
+
+    def pause_body(self) -> None:
+        """Stop reading; the body deadline does not run meanwhile."""
+        if not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+            self.deadline = _NEVER
+
+    def resume_body(self) -> None:
+        """Read again, with a fresh body deadline."""
+        if self._reading_paused:
+            self._resume_reading()
+            self._phase = _UNKNOWN
+            self._settle()
+
+    # the server
+
+    def expire(self, now: float) -> None:
+        """The deadline passed."""
+        phase = self._phase
+        if self._write_paused or phase == _CLOSING:
+            unsent = self.transport.get_write_buffer_size()
+            if 0 < unsent != self._unsent:
+                self._unsent = unsent
+                self.deadline = now + self._state.limits().write_stall_s
+            else:
+                self.transport.abort()
+        elif phase in (_HEAD, _BODY):
+            what = "head" if phase == _HEAD else "body"
+            self._refuse(Refused(408, f"The request {what} took too long to arrive.", "request_timeout"))
+        elif phase == _IDLE:
+            self._close(linger=False)
+        else:
+            self.deadline = _NEVER
+
+    def drain(self) -> None:
+        """Close as soon as nothing is in flight."""
+        if self._phase == _IDLE and self._current is None:
+            self._close(linger=False)
+
+    def kill(self) -> bool:
+        """Close at once; True if a request was cut."""
+        busy = self._current is not None or self._reader.request is not None
+        self.transport.abort()
+        return busy
+
+    # inside
+
+    def _feed(self, data: bytes) -> None:
+        self._feeding = True
+        error = self._reader.feed(data)
+        self._feeding = False
+        if error is not None:
+            self._refuse(error)
+        elif self._current is None or self._reader.request is not None:
+            self._after_feed()
+
+    def _after_feed(self) -> None:
+        if self._phase == _CLOSING:
+            return
+        if self._reader.awaits_continue:
+            self._continue()
+        if self._current is None and self._queue:
+            self._advance()
+        self._settle()
+
+    def _feed_in_pieces(self, data: bytes) -> None:
+        at, size = 0, len(data)
+        reader = self._reader
+        while at < size and self._phase != _CLOSING:
+            if (self._current is not None and reader.incoming is None) or self._write_paused:
+                self._hold(data[at:])
+                return
+            step = max(reader.missing(), _PIECE)
+            self._feed(data[at : at + step])
+            at += step
+
+    def _hold(self, data: bytes) -> None:
+        reader = self._reader
+        if self._refusal is not None or (reader.last and reader.request is None):
+            return
+        self._held += data
+        if len(self._held) > _HELD_BYTES and not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def _begin(self, responder: HttpResponder) -> None:
+        self._current = responder
+        self._phase = _BUSY
+        self.deadline = _NEVER
+        state = self._state
+        state.inflight += 1
+        try:
+            if responder.verdict is None:
+                state.app.handle(responder.request, responder)
+            else:
+                responder.refuse(responder.verdict)
+        except ProxyError as error:
+            responder.refuse(error)
+        except Exception as error:  # noqa: BLE001  # the application failed: the client gets a 500, not silence
+            state.report(error, "Application.handle failed")
+            responder.refuse(ProxyError("Internal error."))
+        if responder.early:
+            early, responder.early = responder.early, b""
+            self.stream_body(responder, early)
+        if responder.streams and not responder.body_open and self._reader.incoming is not responder:
+            self.stream_end(responder)
+
+    def _advance(self) -> None:
+        """Take up what waited behind the reply that was just finished."""
+        if self._advancing or self._feeding:
+            return
+        self._advancing = True
+        try:
+            while self._current is None and not self._write_paused and self._phase != _CLOSING:
+                if self._queue:
+                    self._begin(self._queue.popleft())
+                elif self._refusal is not None:
+                    self._refuse(self._refusal)
+                elif self._held:
+                    held = bytes(self._held)
+                    self._held.clear()
+                    if self._reading_paused:
+                        self._resume_reading()
+                    self._feed_in_pieces(held)
+                else:
+                    break
+        finally:
+            self._advancing = False
+        if self._phase != _CLOSING:
+            if self._reader.awaits_continue:
+                self._continue()
+            self._settle()
+
+    def _settle(self) -> None:
+        """Find out what the connection waits for now, and until when."""
+        reader = self._reader
+        current = self._current
+        if current is not None:
+            phase = _BODY if reader.incoming is current and current.body_open else _BUSY
+        elif reader.request is not None:
+            phase = _BODY
+        elif reader.in_head():
+            phase = _HEAD
+        else:
+            phase = _IDLE
+        if self._phase in (phase, _CLOSING) or self._write_paused:
+            return
+        self._phase = phase
+        if phase == _BUSY:
+            self.deadline = _NEVER
+            return
+        limits = self._state.limits()
+        seconds = (
+            limits.keepalive_s if phase == _IDLE else limits.header_s if phase == _HEAD else limits.body_s
+        )
+        self.deadline = self._state.now() + seconds
+
+    def _continue(self) -> None:
+        reader, current = self._reader, self._current
+        if current is not None and (current is not reader.incoming or current.started):
+            return
+        reader.awaits_continue = False
+        if reader.untouched():
+            self.transport.write(framing.CONTINUE)
+
+    def _refuse(self, error: ProxyError) -> None:
+        """Answer with an error after the replies that are due, and close."""
+        reader = self._reader
+        reader.last = True
+        reader.request = None
+        incoming, reader.incoming = reader.incoming, None
+        if incoming is not None:
+            if incoming is not self._current:
+                self._queue.remove(incoming)
+            else:
+                started = incoming.started
+                self._abandon(incoming)
+                if started:
+                    self._close(linger=False)
+                    return
+        if self._current is not None or self._queue:
+            self._refusal = error
+            return
+        self._end_with(framing.error_reply(error.status, error.body(), self._state.date))
+
+    def _end_with(self, data: bytes) -> None:
+        self.transport.write(data)
+        self._close(linger=True)
+
+    def _close(self, *, linger: bool) -> None:
+        """Close once everything is written; ``linger`` while the client may still be sending, because
+        closing with unread bytes would reset the connection and lose the reply."""
+        self._phase = _CLOSING
+        self._queue.clear()
+        self._held.clear()
+        state = self._state
+        if linger and self.transport.can_write_eof():
+            self.deadline = state.now() + _LINGER_S
+            if self._reading_paused:
+                self._resume_reading()
+            self.transport.write_eof()
+            return
+        self.deadline = state.now() + state.limits().write_stall_s
+        self.transport.close()
+
+    def _resume_reading(self) -> None:
+        self._reading_paused = False
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _abandon(self, responder: HttpResponder) -> None:
+        """The client is lost to this request: tell the application once."""
+        responder.line = None
+        self._current = None
+        self._state.inflight -= 1
+        if responder.listener is not None:
+            self._guarded(responder.listener.client_gone)
+
+    def _guarded(self, callback: Callable[..., None], *args: Any) -> None:
+        responder = self._current
+        try:
+            callback(*args)
+        except ProxyError as error:
+            if responder is not None:
+                responder.refuse(error)
+        except Exception as error:  # noqa: BLE001  # a failing listener must not take the connection's state along
+            self._state.report(error, "a Listener failed")
+            if responder is not None:
+                responder.refuse(ProxyError("Internal error."))

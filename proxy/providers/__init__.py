@@ -1,0 +1,1 @@
+"""Sans-io codecs: how OpenAI-shaped requests reach a provider and how its replies come back."""

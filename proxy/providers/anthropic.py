@@ -1,0 +1,106 @@
+"""The codec for Anthropic's Messages API, for chat requests.
+
+Streams and whole replies are translated event by event; see ``anthropic_request`` for what a request loses on the way.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import orjson
+
+from optimizer.routing import CHAT, Arm, Model, Upstream, Variant
+from proxy.envelope import Envelope
+from proxy.errors import ClientFault, error_body
+from proxy.prompt import apply_variant
+from proxy.providers.anthropic_reply import MessagesStreamDecoder, chat_completion, translate_error
+from proxy.providers.anthropic_request import messages_request
+from proxy.providers.base import (
+    HEAD_CHARS,
+    NO_USAGE,
+    Prepared,
+    ReplyFacts,
+    StreamDecoder,
+    request_target,
+)
+from proxy.providers.openai_usage import client_error
+from proxy.providers.signals import json_validity, wants_json
+
+VERSION: Final = "2023-06-01"
+_VERSION_HEADER: Final = "anthropic-version"
+
+
+class AnthropicCodec:
+    """See ``Codec``. ``now`` gives the ``created`` second of replies; the API has none."""
+
+    name = "anthropic"
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+
+    def auth_header(self, upstream: Upstream, secret: str) -> tuple[bytes, bytes]:
+        """``x-api-key``, unless the upstream names another header."""
+        header = upstream.key_header.lower()
+        name = "x-api-key" if header == "authorization" else header
+        return name.encode("ascii"), secret.encode("latin-1")
+
+    def prepare(
+        self, envelope: Envelope, arm: Arm, model: Model, variant: Variant, upstream: Upstream
+    ) -> Prepared:
+        if envelope.endpoint != CHAT:
+            raise ClientFault(
+                f"The model chosen for this request answers chat completions only, not {envelope.endpoint}.",
+                code="unsupported_endpoint",
+            )
+        doc: dict[str, Any] = envelope.doc
+        if arm.parameters:
+            doc = {key: value for key, value in {**doc, **arm.parameters}.items() if value is not None}
+        varied = apply_variant(doc, CHAT, variant)
+        body = orjson.dumps(messages_request(doc if varied is None else varied, model))
+        has_path = urlsplit(upstream.base_url).path.rstrip("/")
+        suffix = "/messages" if not has_path or has_path.endswith("/v1") else "/v1/messages"
+        path = request_target(upstream.base_url, suffix, upstream.paths.get(CHAT), model.model_id)
+        own_version = any(name.lower() == _VERSION_HEADER for name, _ in upstream.headers)
+        headers = () if own_version else ((_VERSION_HEADER.encode(), VERSION.encode()),)
+        return Prepared(path, body, headers)
+
+    def unary(self, envelope: Envelope, body: bytes) -> tuple[bytes, ReplyFacts]:
+        facts = ReplyFacts()
+        try:
+            doc = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            doc = None
+        if type(doc) is not dict or doc.get("type") == "error":
+            error = doc.get("error") if type(doc) is dict else None
+            shaped, facts.error_type, facts.error_code = translate_error(
+                error, "The upstream's reply could not be read."
+            )
+            return shaped, facts
+        reply, text = chat_completion(doc, facts, int(self._now()))
+        if text:
+            facts.has_content = True
+            facts.content_chars = len(text)
+            facts.text_head = text[:HEAD_CHARS]
+            if wants_json(envelope):
+                facts.json_valid = json_validity(envelope, text)
+        if facts.usage_source == NO_USAGE:
+            facts.estimate(envelope.input_tokens_estimate)
+        return reply, facts
+
+    def stream(self, envelope: Envelope, prepared: Prepared) -> StreamDecoder:
+        return MessagesStreamDecoder(envelope, int(self._now()))
+
+    def error(self, status: int, body: bytes) -> tuple[bytes, str, str | None]:
+        try:
+            doc = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            doc = None
+        error = doc.get("error") if type(doc) is dict else None
+        if type(error) is not dict:
+            return client_error(status, body)
+        if status == 401:
+            message = "The upstream refused the credentials that this proxy sent."
+            kind, code = "invalid_request_error", "invalid_api_key"
+            return error_body(message, kind=kind, code=code), kind, code
+        return translate_error(error, f"The upstream answered with status {status}.")

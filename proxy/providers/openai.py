@@ -1,0 +1,222 @@
+"""The codec for OpenAI and everything that speaks its dialect.
+
+Azure, vLLM, Ollama, Groq, Mistral, DeepSeek, Gemini's compatible endpoint: the differences are in base URL, paths and
+the name of the key header, which are settings of the upstream. Bodies are changed by splicing, replies pass
+unchanged.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from optimizer.routing import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Arm, Model, Upstream, Variant
+from proxy.envelope import DELETE, Envelope, rewrite
+from proxy.prompt import apply_variant
+from proxy.providers.base import (
+    HEAD_CHARS,
+    NO_USAGE,
+    Prepared,
+    ReplyFacts,
+    StreamDecoder,
+    request_target,
+)
+from proxy.providers.openai_stream import (
+    ChatStreamDecoder,
+    ResponsesStreamDecoder,
+    StrippingChatDecoder,
+    read_response_end,
+)
+from proxy.providers.openai_usage import client_error, note_error, read_usage
+from proxy.providers.signals import json_validity, wants_json
+
+SUFFIXES: Final = {
+    CHAT: "/chat/completions",
+    COMPLETIONS: "/completions",
+    EMBEDDINGS: "/embeddings",
+    RESPONSES: "/responses",
+}
+STREAM_USAGE: Final = "stream_usage"
+
+# Replies longer than this are not parsed; their usage is looked for at both ends.
+PARSE_BYTES: Final = 256 * 1024
+_EDGE_BYTES: Final = 4096
+_USAGE: Final = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}]|\{[^{}]*\})*\})')
+_FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"(\w+)"')
+_MODEL: Final = re.compile(rb'"model"\s*:\s*"([^"\\]*)"')
+
+
+class OpenAICodec:
+    """See ``Codec``."""
+
+    name = "openai"
+
+    def auth_header(self, upstream: Upstream, secret: str) -> tuple[bytes, bytes]:
+        header = upstream.key_header.lower()
+        value = f"Bearer {secret}" if header == "authorization" else secret
+        return header.encode("ascii"), value.encode("latin-1")
+
+    def prepare(
+        self, envelope: Envelope, arm: Arm, model: Model, variant: Variant, upstream: Upstream
+    ) -> Prepared:
+        """Change the model, the arm's parameters, the prompt and the request for usage; nothing else."""
+        endpoint = envelope.endpoint
+        path = request_target(
+            upstream.base_url, SUFFIXES[endpoint], upstream.paths.get(endpoint), model.model_id
+        )
+        doc = envelope.doc
+        changes: dict[str, Any] = {}
+        for key, value in arm.parameters.items():
+            changes[key] = DELETE if value is None else value
+        if envelope.model != model.model_id:
+            changes["model"] = model.model_id
+        injected = _asks_usage_for_client(envelope, model)
+        if injected:
+            options = changes.get("stream_options") or doc.get("stream_options")
+            given = options if type(options) is dict else {}
+            changes["stream_options"] = {**given, "include_usage": True}
+        varied = apply_variant(doc, endpoint, variant)
+        if varied is not None:
+            body = orjson.dumps(_merged(varied, changes))
+        elif changes:
+            body = rewrite(envelope.raw, doc, changes)
+        else:
+            body = envelope.raw
+        return Prepared(path, body, usage_injected=injected)
+
+    def unary(self, envelope: Envelope, body: bytes) -> tuple[bytes, ReplyFacts]:
+        facts = ReplyFacts()
+        _read_reply(envelope, body, facts)
+        if facts.usage_source == NO_USAGE and facts.error_type is None:
+            facts.estimate(envelope.input_tokens_estimate)
+        return body, facts
+
+    def stream(self, envelope: Envelope, prepared: Prepared) -> StreamDecoder:
+        if envelope.endpoint == RESPONSES:
+            return ResponsesStreamDecoder(envelope)
+        if prepared.usage_injected:
+            return StrippingChatDecoder(envelope)
+        return ChatStreamDecoder(envelope)
+
+    def error(self, status: int, body: bytes) -> tuple[bytes, str, str | None]:
+        return client_error(status, body)
+
+
+def _asks_usage_for_client(envelope: Envelope, model: Model) -> bool:
+    return (
+        envelope.stream
+        and not envelope.wants_usage
+        and envelope.endpoint in (CHAT, COMPLETIONS)
+        and STREAM_USAGE in model.capabilities
+    )
+
+
+def _merged(doc: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**doc, **changes}
+    for key, value in changes.items():
+        if value is DELETE:
+            del merged[key]
+    return merged
+
+
+def _read_reply(envelope: Envelope, body: bytes, facts: ReplyFacts) -> None:
+    if len(body) > PARSE_BYTES or (envelope.endpoint == EMBEDDINGS and len(body) > _EDGE_BYTES):
+        if _read_edges(body, facts):
+            return
+        if len(body) > PARSE_BYTES:
+            facts.has_content = True
+            return
+    try:
+        doc = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        facts.error_type = "invalid_reply"
+        return
+    if type(doc) is not dict:
+        facts.error_type = "invalid_reply"
+        return
+    facts.response_id = _text(doc.get("id")) or None
+    facts.response_model = _text(doc.get("model")) or None
+    if envelope.endpoint == RESPONSES:
+        read_response_end(facts, doc)
+        _finish_text(envelope, facts, _response_text(doc, facts))
+        return
+    if type(usage := doc.get("usage")) is dict:
+        read_usage(facts, usage)
+    if error := doc.get("error"):
+        note_error(facts, error)
+    elif envelope.endpoint == EMBEDDINGS:
+        facts.has_content = bool(doc.get("data"))
+    else:
+        _finish_text(envelope, facts, _choices_text(doc, facts))
+
+
+def _read_edges(body: bytes, facts: ReplyFacts) -> bool:
+    """Find usage near the end or the beginning of a large reply without parsing the rest."""
+    head, tail = body[:_EDGE_BYTES], body[-_EDGE_BYTES:]
+    for edge in (tail, head):
+        matches = _USAGE.findall(edge)
+        if not matches:
+            continue
+        read_usage(facts, orjson.loads(matches[-1]))
+        facts.has_content = True
+        model = _MODEL.search(head) or _MODEL.search(tail)
+        facts.response_model = model.group(1).decode("utf-8", "replace") if model else None
+        facts.finish_reasons = [reason.decode() for reason in _FINISH.findall(tail)]
+        return True
+    return False
+
+
+def _choices_text(doc: Mapping[str, Any], facts: ReplyFacts) -> str:
+    texts: list[str] = []
+    choices = doc.get("choices")
+    for choice in choices if type(choices) is list else ():
+        if type(choice) is not dict:
+            continue
+        if type(reason := choice.get("finish_reason")) is str:
+            facts.finish_reasons.append(reason)
+        if type(choice.get("text")) is str:
+            texts.append(choice["text"])
+        message = choice.get("message")
+        if type(message) is dict:
+            if message.get("tool_calls") or message.get("function_call"):
+                facts.tool_calls = True
+            texts.append(_content_text(message.get("content")) or _text(message.get("refusal")))
+            if message.get("audio"):
+                facts.has_content = True
+    return "".join(texts)
+
+
+def _content_text(content: Any) -> str:
+    if type(content) is list:
+        return "".join(_text(part.get("text")) for part in content if type(part) is dict)
+    return _text(content)
+
+
+def _response_text(doc: Mapping[str, Any], facts: ReplyFacts) -> str:
+    texts: list[str] = []
+    output = doc.get("output")
+    for item in output if type(output) is list else ():
+        if type(item) is not dict:
+            continue
+        if item.get("type") == "message":
+            for part in item.get("content") or ():
+                if type(part) is dict:
+                    texts.append(_text(part.get("text")) or _text(part.get("refusal")))
+        elif str(item.get("type")).endswith("_call"):
+            facts.tool_calls = True
+    return "".join(texts)
+
+
+def _finish_text(envelope: Envelope, facts: ReplyFacts, text: str) -> None:
+    if not text:
+        return
+    facts.has_content = True
+    facts.content_chars = len(text)
+    facts.text_head = text[:HEAD_CHARS]
+    if wants_json(envelope):
+        facts.json_valid = json_validity(envelope, text)
+
+
+def _text(value: Any) -> str:
+    return value if type(value) is str else ""

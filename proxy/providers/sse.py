@@ -1,0 +1,65 @@
+"""Server-sent events as byte blocks: where they end, and what their ``data`` is.
+
+Lines end in LF or CRLF (a lone CR, which no provider sends, is not a line end here). Nothing is decoded to text.
+"""
+
+import re
+from typing import Final
+
+import orjson
+
+_BOUNDARY: Final = re.compile(rb"\n\r?\n")
+
+
+def complete_length(buffer: bytes | bytearray, start: int = 0) -> int:
+    """The length of the part of ``buffer`` that holds whole events; ends are searched from ``start`` on."""
+    plain = buffer.rfind(b"\n\n", start)
+    carriage = buffer.rfind(b"\n\r\n", start)
+    if plain < 0 and carriage < 0:
+        return 0
+    return max(plain + 2, carriage + 3) if carriage >= 0 else plain + 2
+
+
+def split_events(block: bytes) -> list[bytes]:
+    """Cut a block of whole events into events, each with its closing blank line; a rest without one comes last."""
+    events: list[bytes] = []
+    position = 0
+    for match in _BOUNDARY.finditer(block):
+        events.append(block[position : match.end()])
+        position = match.end()
+    if position < len(block):
+        events.append(block[position:])
+    return events
+
+
+def event_data(event: bytes) -> bytes:
+    """The ``data`` of one event, its lines joined by LF; empty for comments and bare ``event:`` lines."""
+    lines: list[bytes] = []
+    for raw_line in event.split(b"\n"):
+        line = raw_line[:-1] if raw_line.endswith(b"\r") else raw_line
+        if line.startswith(b"data:"):
+            lines.append(line[6:] if line.startswith(b"data: ") else line[5:])
+    return lines[0] if len(lines) == 1 else b"\n".join(lines)
+
+
+def string_end(data: bytes, start: int) -> int:
+    """The offset of the quote that closes the JSON string whose text begins at ``start``, or -1."""
+    end = data.find(b'"', start)
+    while end > start and data[end - 1] == 0x5C:
+        slashes = 1
+        while end - 1 - slashes >= start and data[end - 1 - slashes] == 0x5C:
+            slashes += 1
+        if slashes % 2 == 0:
+            return end
+        end = data.find(b'"', end + 1)
+    return end
+
+
+def unescape(text: bytes) -> str:
+    """The text of a JSON string's inside; what cannot be decoded (a pair cut in two) is replaced."""
+    try:
+        value = orjson.loads(b'"' + text + b'"')
+    except orjson.JSONDecodeError:
+        return text.decode("utf-8", "replace")
+    assert type(value) is str  # it was a JSON string
+    return value

@@ -1,0 +1,177 @@
+"""Change top-level members of a JSON object in its bytes, leaving every other byte as it was.
+
+``rewrite`` never re-serialises what it does not change, so unknown fields, number spellings, white space and
+100 KB of messages survive untouched. It needs the parsed document beside the bytes: the document
+proves which members exist, so one occurrence of the quoted key in the bytes is enough to find it. Anything less
+certain (the word also occurs deeper, a key spelled with escapes, duplicates) takes the exact scanner.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+import orjson
+
+
+class Delete:
+    """The type of ``DELETE``."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "DELETE"
+
+
+DELETE: Final = Delete()
+
+_SPACE = rb"[ \t\r\n]*+"
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_SCALAR = rb"[^\s\"{}\[\],:]++"
+
+
+def _nested(depth: int) -> bytes:
+    """A container of at most ``depth`` levels as one pattern, so skipping it is one call into C."""
+    inner = rb'(?:[^"{}\[\]]++|%s)*+' % _STRING
+    for _ in range(depth):
+        inner = rb'(?:[^"{}\[\]]++|%s|[{\[]%s[}\]])*+' % (_STRING, inner)
+    return rb"[{\[]" + inner + rb"[}\]]"
+
+
+_KEY = re.compile(_SPACE + b"(" + _STRING + b")" + _SPACE + b":" + _SPACE, re.DOTALL)
+_COLON = re.compile(_SPACE + b":" + _SPACE)
+_VALUE = re.compile(_STRING + b"|" + _SCALAR + b"|" + _nested(8), re.DOTALL)
+_DEEP = re.compile(rb'[^"{}\[\]]*+(?:%s[^"{}\[\]]*+)*+' % _STRING, re.DOTALL)
+_BLANK = re.compile(_SPACE)
+# Keys are ASCII words; only an escape of a printable ASCII character could hide one.
+_ESCAPED_ASCII = re.compile(rb"\\u00[2-7]")
+
+
+def value_end(raw: bytes, start: int) -> int:
+    """The offset after the JSON value that begins at ``start``; ``raw`` must be valid JSON."""
+    match = _VALUE.match(raw, start)
+    if match is not None:
+        return match.end()
+    depth = 0
+    position = start
+    while True:
+        opening = raw[position] in b"{["
+        depth += 1 if opening else -1
+        position += 1
+        if depth == 0:
+            return position
+        skipped = _DEEP.match(raw, position)
+        assert skipped is not None  # the pattern matches the empty string
+        position = skipped.end()
+
+
+def members(raw: bytes) -> Iterator[tuple[str, int, int, int]]:
+    """Yield (key, key start, value start, value end) of every top-level member of a valid JSON object."""
+    blank = _BLANK.match(raw)
+    assert blank is not None  # the pattern matches the empty string
+    position = blank.end() + 1
+    while (match := _KEY.match(raw, position)) is not None:
+        end = value_end(raw, match.end())
+        yield orjson.loads(match.group(1)), match.start(1), match.end(), end
+        blank = _BLANK.match(raw, end)
+        assert blank is not None  # the pattern matches the empty string
+        position = blank.end()
+        if raw[position : position + 1] != b",":
+            return
+        position += 1
+
+
+def rewrite(raw: bytes, doc: Mapping[str, Any], changes: Mapping[str, Any]) -> bytes:
+    """Return ``raw`` with top-level members set, added or (value ``DELETE``) removed.
+
+    ``raw`` is a JSON object and ``doc`` what it parses to. Duplicates of a changed key are changed too, unless
+    their values are of another kind (they lose to the last one in any case). New members go before the closing
+    brace. Raises ``TypeError`` for values that are not JSON.
+    """
+    edits: list[tuple[int, int, bytes]] = []
+    added: list[bytes] = []
+    removed: list[str] = []
+    for key, value in changes.items():
+        if value is DELETE:
+            if key in doc:
+                removed.append(key)
+        elif key in doc:
+            replacement = orjson.dumps(value)
+            edits.extend((start, end, replacement) for start, end in _spans(raw, key, doc[key]))
+        else:
+            added.append(orjson.dumps(key) + b":" + orjson.dumps(value))
+    if added:
+        closing = raw.rindex(b"}")
+        separator = b"," if doc else b""
+        edits.append((closing, closing, separator + b",".join(added)))
+    if edits:
+        raw = _apply(raw, edits)
+    for key in removed:
+        raw = _remove(raw, key)
+    return raw
+
+
+@lru_cache(maxsize=256)
+def _locator(key: str, of_string: bool) -> re.Pattern[bytes]:
+    """Finds the key as it is usually spelled, up to its value."""
+    value = rb'(?=")' if of_string else b""
+    return re.compile(re.escape(orjson.dumps(key)) + _SPACE + b":" + _SPACE + value)
+
+
+def _spans(raw: bytes, key: str, current: Any) -> list[tuple[int, int]]:
+    """Where the values of ``key`` are; ``current`` is the one that the parser saw.
+
+    Without escapes in keys the top-level member must occur literally, so a single candidate is the member:
+    text inside strings has its quotes escaped, and candidates whose value is of another kind are not it.
+    """
+    search = _locator(key, type(current) is str).search
+    found = search(raw)
+    if found is not None and search(raw, found.end()) is None and _ESCAPED_ASCII.search(raw) is None:
+        return [(found.end(), value_end(raw, found.end()))]
+    return [(start, end) for name, _, start, end in members(raw) if name == key]
+
+
+def _apply(raw: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+    if len(edits) == 1:
+        start, end, replacement = edits[0]
+        return b"%b%b%b" % (raw[:start], replacement, raw[end:])
+    edits.sort()
+    parts: list[bytes] = []
+    position = 0
+    for start, end, replacement in edits:
+        parts.append(raw[position:start])
+        parts.append(replacement)
+        position = end
+    parts.append(raw[position:])
+    return b"".join(parts)
+
+
+def _remove(raw: bytes, key: str) -> bytes:
+    """Cut every member called ``key`` together with one neighbouring comma."""
+    while True:
+        for name, start, _, end in members(raw):
+            if name == key:
+                raw = cut_member(raw, start, end)
+                break
+        else:
+            return raw
+
+
+def cut_member(raw: bytes, start: int, end: int) -> bytes:
+    """Remove the member whose key starts at ``start`` and whose value ends at ``end``.
+
+    The comma before it goes too, or the one after it when it is the first; what is left is what a serializer
+    of the same style would have written without the member.
+    """
+    before = start - 1
+    while raw[before] in b" \t\r\n":
+        before -= 1
+    if raw[before : before + 1] == b",":
+        return raw[:before] + raw[end:]
+    after = _BLANK.match(raw, end)
+    assert after is not None  # the pattern matches the empty string
+    if raw[after.end() : after.end() + 1] == b",":
+        after = _BLANK.match(raw, after.end() + 1)
+        assert after is not None  # the pattern matches the empty string
+        return raw[:start] + raw[after.end() :]
+    return raw[:start] + raw[end:]

@@ -1,0 +1,387 @@
+"""``llm-optimizer serve``: starts N workers and one optimizer, restarts what dies, fans out signals.
+
+The invariant is isolation: no child's death takes another child, and the supervisor itself holds nothing that a
+request needs. The optimizer reads the configuration and says where to listen; the workers bind the port. Secret
+values that stand literally in the configuration travel from the optimizer through here to the workers, in memory
+only. Standard library only (with ``optimizer.log.node``), because everything waits for this module.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from optimizer.log.node import StateDirectory
+from proxy.logs import LOGGER_NAME, Redactor
+from proxy.supervisor_child import Child
+from proxy.supervisor_link import Message
+
+EXIT_CONFIG: Final = 78
+"""Exit status of an optimizer that refuses its configuration (sysexits' EX_CONFIG): trying again can't help."""
+
+_EARLY_DEATHS: Final = 3
+_OPTIMIZER_PATIENCE_S: Final = 15.0
+_WORKER_GRACE_S: Final = 5.0
+
+_log = logging.getLogger(LOGGER_NAME)
+
+
+class StartRefused(Exception):
+    """``serve`` can't start here; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What the command line decides; None leaves the word to environment and configuration file."""
+
+    state_dir: Path
+    config: Path | None = None
+    host: str | None = None
+    port: int | None = None
+    workers: int | None = None
+    log_level: str | None = None
+    log_style: str | None = None
+
+
+def module_command(module: str) -> Callable[..., list[str]]:
+    """How to start one of our modules with this interpreter."""
+    root = Path(__file__).resolve().parent.parent
+    # From a checkout ``-m`` finds the packages in the working directory; anywhere else that directory
+    # must not come first on the path, or a folder named ``proxy`` in it would be run instead of ours.
+    isolation = [] if Path.cwd() == root else ["-P"]
+    return lambda *arguments: [sys.executable, *isolation, "-m", module, *arguments]
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """How children are started: functions from arguments to a command line."""
+
+    optimizer: Callable[..., list[str]] = field(default_factory=lambda: module_command("proxy.control"))
+    worker: Callable[..., list[str]] = field(default_factory=lambda: module_command("proxy.worker"))
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where the workers listen, as settled at start; a change needs a restart."""
+
+    host: str
+    port: int
+    workers: int
+    drain_s: float
+    log_level: str
+    log_style: str
+
+
+class Supervisor:
+    """Owns the children of one state directory.
+
+    Args:
+        options: The command line.
+        announce: Receives the one line that says the product is ready (and the new admin key, on a terminal).
+        commands: How to start children.
+        redactor: Learns the secrets that pass through, so that no log line shows them.
+        on_terminal: Whether ``announce`` reaches a person, who may see a newly made admin key once.
+    """
+
+    def __init__(
+        self,
+        options: ServeOptions,
+        *,
+        announce: Callable[[str], None],
+        commands: Commands | None = None,
+        redactor: Redactor | None = None,
+        on_terminal: bool = False,
+    ) -> None:
+        self._options = options
+        self._announce = announce
+        self._commands = commands if commands is not None else Commands()
+        self._redactor = redactor if redactor is not None else Redactor()
+        self._on_terminal = on_terminal
+        self._state = StateDirectory(options.state_dir)
+        self._secrets: dict[str, str] = {}
+        self._about: Message = {}
+        self._workers: list[Child] = []
+        self._early_deaths = 0
+        self._announced = False
+        self._port_holder: socket.socket | None = None
+        self._listen: Listen | None = None
+        self._wanted: asyncio.Future[Mapping[str, Any]] | None = None
+        self._stop = asyncio.Event()
+        self._signals = 0
+        self._exit_status = 0
+        self._optimizer = Child(
+            "optimizer",
+            self._optimizer_command,
+            greet=lambda _: self._write_pids(),
+            on_message=self._from_optimizer,
+            on_exit=self._child_ended,
+        )
+
+    async def run(self) -> int:
+        """Serve until a signal; the exit status (0 after a drain).
+
+        Raises:
+            StartRefused: Another ``serve`` holds the state directory, or the port is taken.
+        """
+        with _held(self._state.run_directory / "serve.lock"):
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._on_stop_signal)
+            loop.add_signal_handler(signal.SIGHUP, self._on_reload_signal)
+            self._wanted = loop.create_future()
+            tasks = [loop.create_task(self._optimizer.keep(), name="optimizer")]
+            try:
+                wanted = await self._first(self._wanted)
+                if wanted is not None:
+                    self._listen = self._settle(wanted)
+                    self._start_workers(self._listen)
+                    tasks += [loop.create_task(child.keep(), name=child.name) for child in self._workers]
+                    await self._stop.wait()
+            finally:
+                await self._shut_down(tasks)
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                    loop.remove_signal_handler(number)
+            return self._exit_status
+
+    def request_stop(self, status: int = 0) -> None:
+        """Drain and end with ``status``."""
+        self._exit_status = max(self._exit_status, status)
+        self._stop.set()
+
+    async def _first(self, wanted: "asyncio.Future[Mapping[str, Any]]") -> Mapping[str, Any] | None:
+        stop = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({stop, wanted}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        return wanted.result() if wanted.done() and not self._stop.is_set() else None
+
+    def _settle(self, wanted: Mapping[str, Any]) -> Listen:
+        options = self._options
+        host = options.host if options.host is not None else str(wanted["host"])
+        port = options.port if options.port is not None else int(wanted["port"])
+        workers = options.workers if options.workers is not None else int(wanted["workers"])
+        if sys.platform == "darwin" and workers > 1:
+            _log.warning("macOS does not spread connections over SO_REUSEPORT sockets: one worker is started")
+            workers = 1
+        self._port_holder = hold_port(host, port)
+        port = self._port_holder.getsockname()[1]
+        return Listen(
+            host,
+            port,
+            max(1, workers),
+            drain_s=float(wanted.get("drain_s", 30.0)),
+            log_level=options.log_level or str(wanted.get("log_level", "info")),
+            log_style=options.log_style or str(wanted.get("log_style", "auto")),
+        )
+
+    def _start_workers(self, listen: Listen) -> None:
+        def command(_: int) -> Sequence[str]:
+            return self._commands.worker(
+                *("--state-dir", str(self._state.path), "--host", listen.host, "--port", str(listen.port)),
+                *("--incarnation", str(self._state.allocate_incarnation())),
+                *("--log-level", listen.log_level),
+            )
+
+        self._workers = [
+            Child(
+                f"worker-{number}",
+                command,
+                greet=self._greet_worker,
+                on_message=self._from_worker,
+                on_exit=self._child_ended,
+            )
+            for number in range(1, listen.workers + 1)
+        ]
+
+    def _optimizer_command(self, start: int) -> Sequence[str]:
+        options = self._options
+        config = "none" if options.config is None else str(options.config)
+        arguments = ["--state-dir", str(self._state.path), "--config", config]
+        if options.log_level is not None:
+            arguments += ["--log-level", options.log_level]
+        if options.log_style is not None:
+            arguments += ["--log-style", options.log_style]
+        if start > 0 and self._listen is not None:
+            # The file may have been edited badly since; a running product goes on with what it last had.
+            arguments.append("--resume")
+        return self._commands.optimizer(*arguments)
+
+    def _greet_worker(self, child: Child) -> None:
+        self._write_pids()
+        child.send({"secrets": self._secrets})
+
+    def _from_optimizer(self, _: Child, message: Message) -> None:
+        if "secrets" in message:
+            self._secrets = dict(message["secrets"])
+            self._redactor.learn(self._secrets.values())
+            for worker in self._workers:
+                worker.send({"secrets": self._secrets})
+        if "about" in message:
+            self._about = dict(message["about"])
+        if "listen" in message and self._wanted is not None and not self._wanted.done():
+            self._wanted.set_result(message["listen"])
+
+    def _from_worker(self, child: Child, message: Message) -> None:
+        if "ready" not in message:
+            return
+        child.ready = True
+        if self._announced:
+            _log.info("%s is ready again", child.name)
+        elif all(worker.ready for worker in self._workers):
+            self._announced = True
+            self._say_ready()
+
+    def _child_ended(self, child: Child, status: int, lived: float) -> None:
+        del lived
+        if self._stop.is_set():
+            return
+        self._write_pids()
+        serving = self._listen is not None if child is self._optimizer else self._announced
+        if serving:
+            return
+        self._early_deaths += 1
+        if status == EXIT_CONFIG:
+            self.request_stop(1)
+        elif self._early_deaths >= _EARLY_DEATHS:
+            _log.error("%s can't be started (last exit status %d); giving up", child.name, status)
+            self.request_stop(1)
+
+    def _say_ready(self) -> None:
+        listen = self._listen
+        if listen is None:
+            return
+        routes = ", ".join(self._about.get("routes", ())) or "none"
+        key_file = self._about.get("admin_key_file")
+        key_hint = f"; admin key: {key_file}" if key_file else ""
+        self._announce(
+            f"ready on {base_url(listen.host, listen.port)}  "
+            f"(routes: {routes}; state: {self._state.path}{key_hint}; workers: {listen.workers})"
+        )
+        new_key = self._about.get("new_admin_key")
+        if new_key and self._on_terminal:
+            self._announce(f"new admin key, shown once: {new_key}")
+
+    def _write_pids(self) -> None:
+        pids = {
+            "supervisor": os.getpid(),
+            "optimizer": self._optimizer.pid,
+            "workers": [worker.pid for worker in self._workers],
+        }
+        # For operators and tests only; nothing in the product reads it.
+        with contextlib.suppress(OSError):
+            self._state.pids_file.write_text(json.dumps(pids))
+
+    def _on_stop_signal(self) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            _log.info("stopping: draining the workers; a second signal ends at once")
+            self._stop.set()
+            return
+        self._exit_status = 1
+        for child in (*self._workers, self._optimizer):
+            child.kill()
+
+    def _on_reload_signal(self) -> None:
+        if not self._optimizer.send({"reload": True}):
+            _log.warning("reload asked for, but the optimizer is away; it reads the file when it starts")
+
+    async def _shut_down(self, tasks: Sequence["asyncio.Task[None]"]) -> None:
+        self._stop.set()
+        drain_s = self._listen.drain_s if self._listen is not None else 0.0
+        await asyncio.gather(*(worker.stop(drain_s + _WORKER_GRACE_S) for worker in self._workers))
+        # The optimizer goes last, so that it can fold what the draining workers logged.
+        await self._optimizer.stop(_OPTIMIZER_PATIENCE_S)
+        await asyncio.gather(*tasks)
+        if self._port_holder is not None:
+            self._port_holder.close()
+        with contextlib.suppress(OSError):
+            self._state.pids_file.unlink()
+
+
+def hold_port(host: str, port: int) -> socket.socket:
+    """Reserve an address for SO_REUSEPORT listeners of this user; the socket never listens itself.
+
+    A listener of somebody else is found here, with one clear message, and port 0 becomes one port for all workers.
+
+    Raises:
+        StartRefused: The address is taken, not ours, or unknown.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise StartRefused(f"the host {host!r} can't be listened on: {error}") from error
+    # SO_REUSEPORT alone would let two products of one user share the port silently: ask without it first.
+    if port:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _bind(probe, address)
+    holder = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        _bind(holder, address)
+    except StartRefused:
+        holder.close()
+        raise
+    return holder
+
+
+def base_url(host: str, port: int) -> str:
+    """The URL a local client uses for a listener on ``host``."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - compared, not bound
+    if ":" in shown and not shown.startswith("["):
+        shown = f"[{shown}]"
+    return f"http://{shown}:{port}"
+
+
+def check_platform(platform: str = sys.platform) -> None:
+    """Refuse systems without what the workers need.
+
+    Raises:
+        StartRefused: On Windows.
+    """
+    if platform == "win32":
+        raise StartRefused(
+            "llm-optimizer does not run on Windows itself. Install it inside WSL 2 "
+            "(`wsl --install`), where it behaves as on Linux."
+        )
+
+
+def _bind(sock: socket.socket, address: Any) -> None:
+    try:
+        sock.bind(address)
+    except OSError as error:
+        raise StartRefused(
+            f"can't listen on {address[0]}:{address[1]}: {error.strerror}. "
+            "Stop what uses it, or choose another port with --port."
+        ) from error
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Any:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            raise StartRefused(
+                f"another `llm-optimizer serve` (pid {owner}) uses {path.parent.parent}. "
+                "Stop it, or choose another directory with --state-dir."
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)

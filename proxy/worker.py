@@ -1,0 +1,251 @@
+"""One worker process: serves the public port, reads the table, appends to its own log.
+
+Composition root of the data plane. Started by the supervisor as ``python -m proxy.worker``; in tests a
+``Worker`` runs in the caller's loop. It imports neither aiohttp nor pydantic nor any store.
+"""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from time import monotonic, time
+
+import uvloop
+
+from optimizer import events
+from optimizer.guard import age_s
+from optimizer.ids import RequestIds
+from optimizer.log.node import StateDirectory
+from optimizer.log.writer import DETAIL, LogWriter, encode, event_source
+from optimizer.routing import Limits, Upstream
+from optimizer.table_file import TableReader
+from proxy.admin_link import AdminLink
+from proxy.app import DataPlane
+from proxy.compiled import Compiler
+from proxy.config.resolver import SecretResolver
+from proxy.feedback_endpoint import FeedbackEndpoint
+from proxy.http1.client import Origin, Pool
+from proxy.http1.server import Server
+from proxy.logs import configure
+from proxy.record import Recorder
+from proxy.supervisor_link import Link, Message
+from proxy.worker_stats import OutcomeCounts, process_facts
+
+ROLE = "worker"
+_TABLE_POLL_S = 0.1
+_STATS_S = 0.25
+_QUIET_STATS_S = 2.0
+
+_log = logging.getLogger("llm_optimizer.worker")
+
+
+class Worker:
+    """The data plane of one process. ``start`` listens; ``stop`` drains, closes and is final."""
+
+    def __init__(
+        self,
+        state: StateDirectory,
+        *,
+        incarnation: int,
+        resolver: SecretResolver,
+        uniform_seed: int | None = None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._state = state
+        self._incarnation = incarnation
+        self._resolver = resolver
+        self._started = monotonic()
+        self._reader = TableReader(state.table_file)
+        self._limits = Limits()
+        self._guard_lease_s = 10.0
+        self._source = event_source(state.node, ROLE, incarnation)
+        self._writer = LogWriter(state.log_directory, node=state.node, incarnation=incarnation, role=ROLE)
+        self._counts = OutcomeCounts()
+        admin_pool = Pool(
+            Origin.from_upstream(
+                Upstream(
+                    name="optimizer",
+                    provider="openai",
+                    base_url="http://optimizer",
+                    auth="none",
+                    unix_socket=str(state.optimizer_socket),
+                    connect_s=1.0,
+                    first_byte_s=30.0,
+                    idle_s=300.0,
+                )
+            ),
+            loop=loop,
+        )
+        self._admin_pool = admin_pool
+        admin = AdminLink(admin_pool, token=state.worker_token, worker=incarnation)
+        self.plane = DataPlane(
+            ids=RequestIds(node=state.node, incarnation=incarnation, key=state.id_key),
+            recorder=Recorder(self._writer, source=self._source, count=self._counts.add),
+            admin=admin,
+            feedback=FeedbackEndpoint(log=self._writer, source=self._source, key=state.id_key, admin=admin),
+            uniform=Random(uniform_seed).random,  # noqa: S311 - draws of a bandit, not secrets
+        )
+        self._compiler = Compiler(
+            make_pool=lambda origin: Pool(origin, loop=loop),
+            resolve_secret=resolver.resolve,
+            retire=lambda pool: pool.close(),
+        )
+        self.server = Server(self.plane, lambda: self._limits, loop=loop)
+        self._timers: list[asyncio.TimerHandle] = []
+        self._last_report = 0.0
+        self._lag_ms = 0.0
+        self._due = 0.0
+        self._stopped = False
+
+    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> int:
+        """Load the table if there is one, listen, and start the timers. Returns the port."""
+        self.refresh()
+        bound = await self.server.listen(host, port, reuse_port=reuse_port)
+        self._due = self._loop.time() + _TABLE_POLL_S
+        self._timers = [
+            self._loop.call_later(_TABLE_POLL_S, self._poll),
+            self._loop.call_later(_STATS_S, self._report),
+        ]
+        return bound
+
+    async def stop(self, drain_s: float | None = None) -> int:
+        """Stop accepting, let requests finish within ``drain_s``, close. Returns how many were cut."""
+        self.plane.draining = True
+        cut = await self.server.drain(self._limits.drain_s if drain_s is None else drain_s)
+        self._stopped = True
+        for timer in self._timers:
+            timer.cancel()
+        self._append_report()
+        if self.plane.table is not None:
+            for handle in self.plane.table.handles.values():
+                handle.pool.close()
+        self._admin_pool.close()
+        self._writer.close()
+        return cut
+
+    def refresh(self) -> bool:
+        """Take over a new table if there is one; True when the table changed."""
+        table = self._reader.poll()
+        if table is None:
+            return False
+        self._limits = table.limits
+        self._guard_lease_s = table.guard_lease_s
+        self.plane.use(self._compiler.compile(table))
+        return True
+
+    def learn_secrets(self, values: Mapping[str, str]) -> None:
+        """Take literal secrets from the supervisor and make arms that waited for them available."""
+        self._resolver.add_literals(values)
+        if self.plane.table is not None:
+            self.plane.use(self._compiler.compile(self.plane.table.source))
+
+    @property
+    def port_ready(self) -> bool:
+        return self.plane.table is not None
+
+    def _poll(self) -> None:
+        now = self._loop.time()
+        self._lag_ms = max(self._lag_ms, (now - self._due) * 1000)
+        try:
+            self.refresh()
+        except (KeyError, ValueError, OSError):
+            # A table that names what does not exist is a defect of its publisher; the old one serves on.
+            _log.exception("the new routing table could not be used; the old one stays")
+        self.plane.guarded = age_s(self._state.guard_file, time()) <= self._guard_lease_s
+        self._due = now + _TABLE_POLL_S
+        self._timers[0] = self._loop.call_later(_TABLE_POLL_S, self._poll)
+
+    def _report(self) -> None:
+        self._append_report()
+        self._timers[1] = self._loop.call_later(_STATS_S, self._report)
+
+    def _append_report(self) -> None:
+        rows = self._counts.take()
+        now = monotonic()
+        if not rows and not self.plane.in_flight and now - self._last_report < _QUIET_STATS_S:
+            return
+        self._last_report = now
+        table = self.plane.table
+        pools = {name: handle.pool for name, handle in table.handles.items()} if table is not None else {}
+        data = {
+            "worker": self._incarnation,
+            "table_version": table.version if table is not None else 0,
+            "routes": rows,
+            "in_flight": self.plane.in_flight,
+            "connections": self.server.open_connections,
+            "upstreams": {name: (pool.busy, pool.idle, pool.waiting) for name, pool in pools.items()},
+            "lost": dict(self._writer.lost),
+            "refused_tables": self._reader.refused.total(),
+            "guarded": self.plane.guarded,
+            "loop_lag_ms": round(self._lag_ms, 3),
+            "uptime_s": round(now - self._started, 3),
+            **process_facts(),
+        }
+        self._lag_ms = 0.0
+        now_ms = int(time() * 1000)
+        event_id = f"{self._incarnation:08x}-{now_ms:x}"
+        self._writer.append(
+            encode(event_id, events.WORKER_STATS, self._source, now_ms, data), priority=DETAIL
+        )
+
+
+async def _main(options: argparse.Namespace) -> int:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    now = asyncio.Event()
+    state = StateDirectory(Path(options.state_dir))
+    worker = Worker(state, incarnation=options.incarnation, resolver=SecretResolver.from_process())
+
+    def stop() -> None:
+        (now if stopping.is_set() else stopping).set()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    link: Link | None = None
+    if options.link_fd is not None:
+        link = Link.from_descriptor(options.link_fd)
+
+        def receive(message: Message) -> None:
+            if "secrets" in message:
+                worker.learn_secrets(message["secrets"])
+            if message.get("stop"):
+                stop()
+
+        link.attach(loop, on_message=receive, on_end=stop)
+    port = await worker.start(options.host, options.port, reuse_port=True)
+    if link is not None:
+        link.send({"ready": {"port": port, "incarnation": options.incarnation}})
+    await stopping.wait()
+    drained = asyncio.ensure_future(worker.stop())
+    hurry = asyncio.ensure_future(now.wait())
+    await asyncio.wait((drained, hurry), return_when=asyncio.FIRST_COMPLETED)
+    if not drained.done():
+        drained.cancel()
+    hurry.cancel()
+    if link is not None:
+        link.close()
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of the worker process."""
+    parser = argparse.ArgumentParser(prog="python -m proxy.worker", description=__doc__)
+    parser.add_argument("--state-dir", required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--incarnation", type=int, required=True)
+    parser.add_argument("--link-fd", type=int)
+    parser.add_argument("--log-level", default="info")
+    options = parser.parse_args(arguments)
+    configure(level=options.log_level)
+    return uvloop.run(_main(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""What a worker reports every 250 ms besides its events: ``worker.stats.v1``.
+
+Guards read these counts, so that a learner that is behind on its reading never delays a rollback. ``data``:
+``worker`` (incarnation), ``table_version`` (its acknowledgement of the table in use), ``routes``: list of
+[route, arm, side, outcome, count] since the last report, ``in_flight``, ``connections``, ``upstreams``:
+{name: [busy, idle, waiting]}, ``lost``: {reason: count so far}, ``refused_tables``, ``guarded``,
+``loop_lag_ms`` (largest since the last report), ``rss_bytes``, ``cpu_s``, ``uptime_s``.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_STATM = Path("/proc/self/statm")
+
+
+class OutcomeCounts:
+    """Counts per (route, arm, side, outcome) since they were last taken. Bounded by the configuration."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str, str, str], int] = {}
+
+    def add(self, route: str, arm: str, side: str, outcome: str) -> None:
+        key = (route, arm, side, outcome)
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def take(self) -> list[list[str | int]]:
+        """Rows [route, arm, side, outcome, count]; afterwards all counts are zero."""
+        rows: list[list[str | int]] = [[*key, count] for key, count in self._counts.items()]
+        self._counts.clear()
+        return rows
+
+
+def rss_bytes() -> int:
+    """Resident memory of this process; 0 where the system does not tell."""
+    try:
+        return int(_STATM.read_text().split()[1]) * _PAGE
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def process_facts() -> dict[str, Any]:
+    """Memory and CPU time of this process."""
+    return {"rss_bytes": rss_bytes(), "cpu_s": sum(os.times()[:2])}

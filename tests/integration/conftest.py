@@ -1,0 +1,214 @@
+"""A real worker in front of a scripted upstream, both on real sockets, and a reader of what was logged."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from aiohttp import web
+
+from optimizer.log.node import StateDirectory
+from optimizer.routing import (
+    Arm,
+    Limits,
+    Model,
+    Price,
+    Route,
+    RoutingTable,
+    Selector,
+    Side,
+    Sticky,
+    Upstream,
+    Variant,
+)
+from optimizer.table_file import write_table
+from proxy.config.resolver import SecretResolver
+from proxy.worker import Worker
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+SECRET = "sk-planted-upstream-secret-0123456789"
+
+
+@dataclass
+class ScriptedUpstream:
+    """An OpenAI-shaped server whose behaviour a test sets; keeps what it was sent."""
+
+    url: str = ""
+    handler: Handler | None = None
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    raw: list[bytes] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        raw = await request.read()
+        self.raw.append(raw)
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
+        self.paths.append(request.path_qs)
+        if request.content_type == "application/json" and raw:
+            self.bodies.append(orjson.loads(raw))
+        if self.handler is not None:
+            try:
+                return await self.handler(request)
+            except (asyncio.CancelledError, ConnectionError):
+                self.gone.set()
+                raise
+        return web.json_response(completion(self.bodies[-1].get("model", "?") if self.bodies else "?"))
+
+
+def completion(model: str, text: str = "Hello", **usage: Any) -> dict[str, Any]:
+    """A chat completion as OpenAI sends it."""
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": model,
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        ],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, **usage},
+    }
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[ScriptedUpstream]:
+    scripted = ScriptedUpstream()
+    application = web.Application(client_max_size=64 * 1024 * 1024)
+    application.router.add_route("*", "/{tail:.*}", scripted.serve)
+    runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    scripted.url = f"http://127.0.0.1:{port}/v1"
+    yield scripted
+    await runner.cleanup()
+
+
+def model(name: str, **changes: Any) -> Model:
+    """A model of the upstream ``up`` that can do everything."""
+    base = Model(
+        name=name,
+        upstream="up",
+        model_id=f"{name}-id",
+        key=f"key-{name}",
+        price=Price(input=1.0, output=2.0, cached_input=0.5, version="v1"),
+        context_tokens=100_000,
+        capabilities=frozenset(("tools", "vision", "json_object", "json_schema", "stream_usage")),
+        endpoints=frozenset(("chat", "completions", "embeddings", "responses")),
+    )
+    return replace(base, **changes)
+
+
+def arm(model_name: str, variant: str = "default", **changes: Any) -> Arm:
+    base = Arm(
+        id=model_name if variant == "default" else f"{model_name}+{variant}",
+        model=model_name,
+        variant=variant,
+        model_key=f"key-{model_name}",
+        variant_key="" if variant == "default" else f"key-{variant}",
+    )
+    return replace(base, **changes)
+
+
+def side(*arms: Arm, probabilities: tuple[float, ...] | None = None) -> Side:
+    share = probabilities or tuple(1 / len(arms) for _ in arms)
+    selector = Selector(id=f"sel-{share}", policy="thompson", probabilities=share)
+    return Side(arms=arms, selector=selector, baseline=arms[0].id)
+
+
+@dataclass(frozen=True)
+class TableShapes:
+    """Builders that tests use; a fixture hands them out, because test folders are no packages."""
+
+    model: Callable[..., Model]
+    arm: Callable[..., Arm]
+    side: Callable[..., Side]
+    completion: Callable[..., dict[str, Any]]
+    secret: str = SECRET
+
+    def table(self, url: str, **changes: Any) -> RoutingTable:
+        base = RoutingTable(
+            version=1,
+            published_at=time.time(),
+            config_hash="test",
+            upstreams=(
+                Upstream(name="up", provider="openai", base_url=url, secret="literal:key", connect_s=2.0, first_byte_s=5.0, idle_s=5.0),
+            ),
+            models=(model("a"), model("b")),
+            variants=(Variant(name="default", key=""), Variant(name="terse", key="key-terse", system="Be terse.")),
+            routes=(Route(name="chat", match=("gpt-*",), control=side(arm("a"), arm("b")), salt="salt"),),
+            passthrough=(("/v1/", "up"),),
+            limits=Limits(drain_s=0.2),
+        )
+        return replace(base, **changes)
+
+
+@pytest.fixture
+def shapes() -> TableShapes:
+    return TableShapes(model=model, arm=arm, side=side, completion=completion)
+
+
+@dataclass
+class Proxy:
+    """A running worker: its address, its plane, and its log."""
+
+    url: str
+    worker: Worker
+    state: StateDirectory
+    client: httpx.AsyncClient
+
+    def publish(self, table: RoutingTable) -> None:
+        write_table(self.state.table_file, table)
+        assert self.worker.refresh()
+
+    def events(self, kind: str = "llm_optimizer.request.v1") -> list[dict[str, Any]]:
+        return [event for event in self.lines() if event["type"] == kind]
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        for path in sorted(self.state.log_directory.rglob("*.jsonl")):
+            for line in path.read_bytes().splitlines():
+                yield orjson.loads(line)
+
+    async def event(self, number: int = 1, *, seconds: float = 3.0) -> dict[str, Any]:
+        """The ``number``-th request event, waiting for it."""
+        deadline = time.monotonic() + seconds
+        while len(found := self.events()) < number:
+            assert time.monotonic() < deadline, f"only {len(found)} request events were logged"
+            await asyncio.sleep(0.01)
+        return found[number - 1]["data"] | {"id": found[number - 1]["id"]}
+
+
+@asynccontextmanager
+async def running(path: Path, table: RoutingTable) -> AsyncIterator[Proxy]:
+    state = StateDirectory(path / "state")
+    write_table(state.table_file, table)
+    worker = Worker(
+        state,
+        incarnation=state.allocate_incarnation(),
+        resolver=SecretResolver({}, {"literal:key": SECRET}),
+        uniform_seed=7,
+    )
+    port = await worker.start("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{port}"
+    async with httpx.AsyncClient(base_url=url, timeout=10, trust_env=False) as client:
+        yield Proxy(url, worker, state, client)
+    await worker.stop(0.2)
+
+
+@pytest.fixture
+async def proxy(tmp_path: Path, upstream: ScriptedUpstream, shapes: TableShapes) -> AsyncIterator[Proxy]:
+    async with running(tmp_path, shapes.table(upstream.url)) as found:
+        yield found
+
+
+@pytest.fixture
+def sticky() -> type[Sticky]:
+    return Sticky

@@ -1,0 +1,204 @@
+"""What an outcome teaches."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer import events, reward
+from policies.types import Moments
+
+SMALL = ("key-small", "key-default")
+LARGE = ("key-large", "key-default")
+
+
+def taught(data):
+    """Lessons per arm as dictionaries."""
+    known = {"large/default": LARGE, "small/default": SMALL}
+    found = reward.lessons(data, keys_of=known.get, cost_of=lambda _: reward.cost_lessons(data))
+    return [(keys, dict(lessons)) for keys, lessons in found]
+
+
+def test_a_completed_request_teaches_cost_and_latency_at_once(learning):
+    """Success, validity, cost in logarithms and dollars, and duration in log seconds."""
+    found = taught(learning["data"](cost_usd=0.002, duration_ms=500.0))
+
+    assert found == [
+        (
+            SMALL,
+            {
+                "success": 1.0,
+                "valid": 1.0,
+                "cost@v1": math.log(0.002),
+                "cost_usd@v1": 0.002,
+                "latency": math.log(0.5),
+            },
+        )
+    ]
+
+
+def test_a_stream_teaches_time_to_first_token(learning):
+    """Only streams have one."""
+    streamed = taught(learning["data"](stream=True, ttft_ms=100.0))[0][1]
+    whole = taught(learning["data"](stream=False, ttft_ms=100.0))[0][1]
+
+    assert streamed["ttft"] == pytest.approx(math.log(0.1))
+    assert "ttft" not in whole
+
+
+@pytest.mark.parametrize("outcome", [events.CALLER_FAULT, events.CENSORED, "something new"])
+def test_what_was_not_the_arms_doing_teaches_nothing(learning, outcome):
+    """Caller's mistakes, hang-ups and overload say nothing about the arm."""
+    assert taught(learning["data"](outcome=outcome)) == []
+
+
+def test_an_upstream_fault_is_a_failure_of_the_arm(learning):
+    """And teaches neither cost nor latency."""
+    assert taught(learning["data"](outcome=events.UPSTREAM_FAULT)) == [(SMALL, {"success": 0.0})]
+
+
+def test_pass_through_teaches_nothing(learning):
+    """Without a route there is nothing to learn about."""
+    assert taught(learning["data"](route=None)) == []
+
+
+def test_an_unknown_cost_is_no_lesson_and_a_free_reply_is_a_tiny_one(learning):
+    """Unknown is not free."""
+    unknown = taught(learning["data"](cost_usd=None))[0][1]
+    free = taught(learning["data"](cost_usd=0.0))[0][1]
+
+    assert not [name for name in unknown if name.startswith("cost")]
+    assert free["cost@v1"] == math.log(reward.LEAST_USD)
+    assert free["cost_usd@v1"] == 0.0
+
+
+@pytest.mark.parametrize("usd", [-1.0, math.nan, math.inf, "1"])
+def test_nonsense_is_no_cost(usd):
+    """Only an amount of money is one."""
+    assert reward.costs(usd, "v1") == []
+
+
+@pytest.mark.parametrize(
+    ("signals", "valid"),
+    [
+        ({"empty": 1}, 0.0),
+        ({"json_valid": 0}, 0.0),
+        ({"empty": 0, "json_valid": 1}, 1.0),
+        ({"refusal": 1}, 1.0),
+    ],
+)
+def test_empty_and_invalid_replies_are_certain_failures(learning, signals, valid):
+    """A refusal may be the right answer, so it is recorded and not judged."""
+    lessons = taught(learning["data"](signals=signals))[0][1]
+
+    assert lessons["valid"] == valid
+    assert {name: lessons[name] for name in signals} == signals
+
+
+def test_finish_reasons_are_recorded(learning):
+    """Truncation and filters become rates."""
+    lessons = taught(learning["data"](**{"gen_ai.response.finish_reasons": ["length"]}))[0][1]
+
+    assert (lessons["truncated"], lessons["content_filter"]) == (1.0, 0.0)
+
+
+def test_a_fallback_teaches_both_arms(learning):
+    """The first arm failed; the second one's own duration counts, not the time lost before."""
+    found = taught(
+        learning["data"](
+            duration_ms=1500.0,
+            attempts=[
+                {"arm": "small/default", "status": 503, "error": "upstream_error", "ms": 1000.0},
+                {"arm": "large/default", "status": 200, "error": None, "ms": 500.0},
+            ],
+        )
+    )
+
+    assert found[0] == (SMALL, {"success": 0.0})
+    assert found[1][0] == LARGE
+    assert found[1][1]["latency"] == pytest.approx(math.log(0.5))
+
+
+def test_a_quota_refusal_before_a_fallback_is_no_failure(learning):
+    """429 feeds breakers, not beliefs."""
+    found = taught(
+        learning["data"](
+            attempts=[
+                {"arm": "small/default", "status": 429, "error": "rate_limited", "ms": 5.0},
+                {"arm": "large/default", "status": 200, "error": None, "ms": 500.0},
+            ]
+        )
+    )
+
+    assert [keys for keys, _ in found] == [LARGE]
+
+
+def test_an_attempt_may_name_its_own_keys(learning):
+    """So that a log can be replayed without the configuration of its day."""
+    data = learning["data"](
+        attempts=[
+            {"arm": "small/default", "status": None, "error": "upstream_timeout", "ms": 5.0},
+            {
+                "arm": "gone/x",
+                "model_key": "k1",
+                "variant_key": "k2",
+                "status": 200,
+                "error": None,
+                "ms": 9.0,
+            },
+        ]
+    )
+
+    assert [keys for keys, _ in taught(data)] == [SMALL, ("k1", "k2")]
+    assert reward.serving_arm(data, {}.get) == ("k1", "k2")
+
+
+weights = st.floats(0.0, 1e6)
+shares = st.floats(0.0, 1.0)
+
+
+@given(weights, shares, weights, shares, st.floats(0.0, 0.25))
+def test_quality_is_validity_times_rating(valid_weight, valid, rated_weight, rating, spread):
+    """Whatever was observed, the result is a mean within 0..1 with a weight that is never negative."""
+    found = reward.quality_moments(
+        Moments(valid_weight, valid, valid * (1 - valid)), Moments(rated_weight, rating, spread)
+    )
+
+    assert found.weight >= 0.0
+    assert 0.0 <= found.mean <= 1.0
+    assert found.variance >= 0.0
+    if valid_weight > 0 and rated_weight > 0 and valid < 1 - 1e-6:
+        assert found.mean == pytest.approx(valid * rating)
+
+
+def test_rare_failures_beside_rare_ratings_do_not_look_like_a_coin_toss():
+    """1 % of empty replies and 1 % of ratings at 0.9 is a quality of 0.89, known about as well as the ratings."""
+    found = reward.quality_moments(Moments(10_000, 0.99, 0.0099), Moments(100, 0.9, 0.09))
+
+    assert found.mean == pytest.approx(0.891)
+    assert 90 < found.weight < 110
+
+
+def test_without_failures_quality_is_the_ratings():
+    """Nothing is invented for arms that work."""
+    ratings = Moments(7.0, 0.8, 0.1)
+
+    assert reward.quality_moments(Moments(100, 1.0, 0.0), ratings) == ratings
+    assert reward.quality_moments(Moments(), ratings) == ratings
+    assert reward.quality_moments(Moments(100, 1.0, 0.0), Moments()).weight == 0.0
+
+
+def test_an_arm_that_only_fails_is_known_to_be_worthless_without_any_rating():
+    """100 empty replies need no rating."""
+    found = reward.quality_moments(Moments(100, 0.0, 0.0), Moments())
+
+    assert found.mean == 0.0
+    assert found.weight == pytest.approx(99.0)
+
+
+def test_few_failures_without_ratings_weigh_next_to_nothing():
+    """Otherwise the arm with the most traffic would look worst."""
+    found = reward.quality_moments(Moments(10_000, 0.999, 0.001), Moments())
+
+    assert found.weight < 0.01

@@ -1,0 +1,328 @@
+"""The supervisor with real child processes: small scripts that speak the link and nothing else."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from proxy.supervisor import (
+    EXIT_CONFIG,
+    Commands,
+    ServeOptions,
+    StartRefused,
+    Supervisor,
+    base_url,
+    check_platform,
+    hold_port,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+CHILD = """
+import json, os, selectors, sys
+sys.path.insert(0, {root!r})
+from proxy.supervisor_link import Link
+arguments = sys.argv[1:]
+role = arguments[0]
+link = Link.from_descriptor(int(arguments[arguments.index("--link-fd") + 1]))
+journal = {journal!r}
+def note(what):
+    with open(journal, "a") as file:
+        file.write(json.dumps([role, os.getpid(), what, arguments]) + "\\n")
+note("start")
+class Loop:
+    def add_reader(self, fd, call): self.call = call
+    def remove_reader(self, fd): pass
+loop = Loop()
+over = []
+def on_message(message):
+    note(message)
+    if "stop" in message and not {stubborn!r}: over.append(0)
+link.attach(loop, on_message=on_message, on_end=lambda: over.append(3))
+if {crash!r} == role: sys.exit({crash_status!r})
+if role == "optimizer":
+    link.send({{"secrets": {{"literal:1": "planted-secret"}}}})
+    link.send({{"about": {{"routes": ["auto"], "admin_key_file": "f", "new_admin_key": "k"}}}})
+    link.send({{"listen": {{"host": "127.0.0.1", "port": 0, "workers": 2, "drain_s": 0.2}}}})
+else:
+    link.send({{"ready": {{}}}})
+selector = selectors.DefaultSelector()
+selector.register(link._sock, selectors.EVENT_READ)
+while not over:
+    selector.select()
+    loop.call()
+note("end")
+sys.exit(over[0])
+"""
+
+
+class Stage:
+    """A running supervisor, what it announced, and what its children wrote down."""
+
+    def __init__(self, directory: Path, supervisor: Supervisor, lines: list[str]) -> None:
+        self.directory = directory
+        self.supervisor = supervisor
+        self.lines = lines
+
+    def journal(self) -> list[list[object]]:
+        path = self.directory / "journal"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def pids(self) -> dict[str, object]:
+        return dict(json.loads((self.directory / "state" / "run" / "pids").read_text()))
+
+
+def build(directory: Path, *, crash: str = "", crash_status: int = 1, stubborn: bool = False) -> Stage:
+    script = directory / "child.py"
+    script.write_text(
+        CHILD.format(
+            root=str(ROOT),
+            journal=str(directory / "journal"),
+            crash=crash,
+            crash_status=crash_status,
+            stubborn=stubborn,
+        )
+    )
+    lines: list[str] = []
+    supervisor = Supervisor(
+        ServeOptions(state_dir=directory / "state"),
+        announce=lines.append,
+        commands=Commands(
+            optimizer=lambda *arguments: [sys.executable, str(script), "optimizer", *arguments],
+            worker=lambda *arguments: [sys.executable, str(script), "worker", *arguments],
+        ),
+        on_terminal=True,
+    )
+    return Stage(directory, supervisor, lines)
+
+
+@asynccontextmanager
+async def running(stage: Stage) -> AsyncIterator["asyncio.Task[int]"]:
+    task = asyncio.ensure_future(stage.supervisor.run())
+    try:
+        yield task
+    finally:
+        stage.supervisor.request_stop()
+        await task
+
+
+async def until(true: Callable[[], object], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+async def gone(pid: int) -> None:
+    await until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+async def test_one_ready_line_when_all_workers_are_ready(tmp_path: Path) -> None:
+    """Both workers on one port, distinct incarnations, one line, and the new key once on a terminal."""
+    stage = build(tmp_path)
+
+    async with running(stage):
+        await until(lambda: len(stage.lines) == 2)
+        starts = [row for row in stage.journal() if row[:3:2] == ["worker", "start"]]
+
+    arguments = [row[3] for row in starts]
+    ports = {row[row.index("--port") + 1] for row in arguments}
+    assert len(arguments) == 2
+    assert len(ports) == 1
+    assert len({row[row.index("--incarnation") + 1] for row in arguments}) == 2
+    assert stage.lines[0].startswith(f"ready on http://127.0.0.1:{ports.pop()}  (routes: auto; state: ")
+    assert stage.lines[1] == "new admin key, shown once: k"
+
+
+async def test_secrets_reach_every_worker_over_the_link(tmp_path: Path) -> None:
+    """A literal secret travels by pipe to each worker, and in no argument."""
+    stage = build(tmp_path)
+
+    async with running(stage):
+        await until(lambda: stage.lines)
+        await until(lambda: sum(row[2] == {"secrets": {"literal:1": "planted-secret"}} for row in stage.journal()) >= 2)
+
+    assert "planted-secret" not in json.dumps([row[3] for row in stage.journal()])
+
+
+async def test_a_dead_worker_is_replaced_and_nobody_else_notices(tmp_path: Path) -> None:
+    """kill -9 of one worker starts one worker with a new incarnation."""
+    stage = build(tmp_path)
+
+    async with running(stage):
+        await until(lambda: stage.lines)
+        before = stage.pids()
+        os.kill(before["workers"][0], signal.SIGKILL)
+        await until(lambda: sum(row[:3:2] == ["worker", "start"] for row in stage.journal()) == 3)
+        await until(lambda: stage.pids()["workers"][0] not in (None, before["workers"][0]))
+        after = stage.pids()
+
+    assert after["optimizer"] == before["optimizer"]
+    assert after["workers"][1] == before["workers"][1]
+
+
+async def test_a_dead_optimizer_comes_back_resuming_and_the_workers_stay(tmp_path: Path) -> None:
+    """kill -9 of the optimizer restarts it with --resume; the workers keep their processes."""
+    stage = build(tmp_path)
+
+    async with running(stage):
+        await until(lambda: stage.lines)
+        before = stage.pids()
+        os.kill(before["optimizer"], signal.SIGKILL)
+        await until(lambda: sum(row[:3:2] == ["optimizer", "start"] for row in stage.journal()) == 2)
+        await until(lambda: stage.pids()["optimizer"] not in (None, before["optimizer"]))
+        after = stage.pids()
+
+    restart = [row for row in stage.journal() if row[:3:2] == ["optimizer", "start"]][1]
+    assert "--resume" in restart[3]
+    assert after["workers"] == before["workers"]
+
+
+async def test_sigterm_drains_workers_before_the_optimizer(tmp_path: Path) -> None:
+    """Exit status 0, and the optimizer is told to stop when every worker is gone."""
+    stage = build(tmp_path)
+
+    async with running(stage) as task:
+        await until(lambda: stage.lines)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await task == 0
+
+    ends = [row[0] for row in stage.journal() if row[2] == "end"]
+    assert ends == ["worker", "worker", "optimizer"]
+    assert not (tmp_path / "state" / "run" / "pids").exists()
+
+
+async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    """Children that ignore the request are killed by the second SIGINT, without their patience."""
+    stage = build(tmp_path, stubborn=True)
+
+    async with running(stage) as task:
+        await until(lambda: stage.lines)
+        pids = stage.pids()
+        os.kill(os.getpid(), signal.SIGINT)
+        await until(lambda: any(row[2] == {"stop": True} for row in stage.journal()))
+        os.kill(os.getpid(), signal.SIGINT)
+        async with asyncio.timeout(3):
+            assert await task == 1
+
+    for pid in (*pids["workers"], pids["optimizer"]):
+        await gone(pid)
+
+
+async def test_sighup_asks_the_optimizer_to_reload(tmp_path: Path) -> None:
+    """The signal becomes one message on the optimizer's link."""
+    stage = build(tmp_path)
+
+    async with running(stage):
+        await until(lambda: stage.lines)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: ["optimizer", {"reload": True}] in [row[:3:2] for row in stage.journal()])
+
+
+async def test_a_refused_configuration_ends_the_start(tmp_path: Path) -> None:
+    """An optimizer that exits with EXIT_CONFIG is not tried again."""
+    stage = build(tmp_path, crash="optimizer", crash_status=EXIT_CONFIG)
+
+    status = await asyncio.wait_for(stage.supervisor.run(), 10)
+
+    assert status == 1
+    assert len(stage.journal()) == 1
+
+
+async def test_workers_that_never_come_up_end_the_start(tmp_path: Path) -> None:
+    """Three early deaths are enough; the optimizer is stopped too."""
+    stage = build(tmp_path, crash="worker")
+
+    status = await asyncio.wait_for(stage.supervisor.run(), 10)
+
+    assert status == 1
+    assert stage.lines == []
+    assert [row[2] for row in stage.journal() if row[0] == "optimizer"][-1] == "end"
+
+
+async def test_children_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+    """After kill -9 of the supervisor the links end, and so do the children."""
+    build(tmp_path)
+    script = (
+        "import asyncio, sys; from pathlib import Path; from proxy.supervisor import *\n"
+        f"child = {str(tmp_path / 'child.py')!r}\n"
+        "commands = Commands(lambda *a: [sys.executable, child, 'optimizer', *a],"
+        " lambda *a: [sys.executable, child, 'worker', *a])\n"
+        f"options = ServeOptions(state_dir=Path({str(tmp_path / 'state')!r}))\n"
+        "asyncio.run(Supervisor(options, announce=lambda l: print(l, flush=True), commands=commands).run())\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE, cwd=ROOT
+    )
+    assert process.stdout is not None
+    await asyncio.wait_for(process.stdout.readline(), 10)
+    pids = json.loads((tmp_path / "state" / "run" / "pids").read_text())
+
+    process.kill()
+    await process.wait()
+
+    for pid in (*pids["workers"], pids["optimizer"]):
+        await gone(pid)
+
+
+async def test_two_serves_on_one_state_directory_are_refused(tmp_path: Path) -> None:
+    """The second says who holds the directory, and changes nothing."""
+    stage = build(tmp_path)
+    second = Supervisor(ServeOptions(state_dir=tmp_path / "state"), announce=print)
+
+    async with running(stage):
+        await until(lambda: stage.lines)
+        with pytest.raises(StartRefused, match=rf"another .* \(pid {os.getpid()}\)"):
+            await second.run()
+
+
+def test_a_port_in_use_is_refused_with_a_way_out() -> None:
+    """Also when the other listener has SO_REUSEPORT, which would share it silently."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+
+        with pytest.raises(StartRefused, match="--port"):
+            hold_port("127.0.0.1", other.getsockname()[1])
+
+
+def test_a_held_port_takes_no_connection_from_the_listeners() -> None:
+    """The holder never listens: a worker beside it gets every connection."""
+    with hold_port("127.0.0.1", 0) as holder, socket.socket() as worker:
+        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        worker.bind(holder.getsockname())
+        worker.listen()
+
+        for _ in range(20):
+            with socket.create_connection(holder.getsockname(), timeout=1):
+                worker.accept()[0].close()
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:1"),
+        ("0.0.0.0", "http://127.0.0.1:1"),
+        ("::", "http://[::1]:1"),
+        ("fe80::1", "http://[fe80::1]:1"),
+        ("example", "http://example:1"),
+    ],
+)
+def test_the_ready_line_shows_a_url_that_works(host: str, url: str) -> None:
+    """A wildcard address is shown as the loopback address."""
+    assert base_url(host, 1) == url
+
+
+def test_windows_is_pointed_to_wsl() -> None:
+    """The refusal says where it does run."""
+    with pytest.raises(StartRefused, match="WSL 2"):
+        check_platform("win32")
+
+
