@@ -176,7 +176,7 @@ class Learner:
         request_id, metric, value = data["request_id"], data["metric"], data["value"]
         signal = QUALITY if metric in QUALITY_METRICS else metric
         refused = self._refused(signal, value)
-        request = None if refused else self._verify(request_id)
+        request = self._verify(request_id) if not refused and isinstance(request_id, str) else None
         if request is None:
             self.counts[refused or "feedback_unknown_request"] += 1
             return

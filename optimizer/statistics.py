@@ -24,7 +24,7 @@ from policies.types import NOTHING, ArmEvidence, Moments
 
 DEFAULT_HALF_LIFE_S = 7 * 86400.0
 # An event from further ahead of the present than this can not delay a new half-life or a reset.
-FUTURE_S = 3600.0
+FUTURE_S = 300.0
 
 RouteArm: TypeAlias = tuple[str, str, str]  # route, model key, variant key
 CellKey: TypeAlias = tuple[str, str, str, str, int, int]  # route arm, signal, generation, epoch

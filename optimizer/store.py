@@ -145,7 +145,7 @@ class LearnerStore:
         try:
             self.connection, self._loaded = self._open()
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-            if isinstance(error, sqlite3.DatabaseError) and error.sqlite_errorcode & 0xFF in _NO_DAMAGE:
+            if _code(error) in _NO_DAMAGE:
                 raise
             self._move_aside(error)
             self.connection, self._loaded = self._open()
@@ -170,7 +170,7 @@ class LearnerStore:
                 for participant in participants:
                     participant.write(connection)
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode & 0xFF in _DAMAGE:
+            if _code(error) in _DAMAGE:
                 raise StoreCorrupt(f"{self.path} is damaged: {error}") from error
             raise
         self._cursor = dict(step.cursor)
@@ -299,6 +299,11 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _code(error: Exception) -> int:
+    """SQLite's primary result code; 0, which is no error's, when SQLite itself did not raise it."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def _examine(connection: sqlite3.Connection) -> None:

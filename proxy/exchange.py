@@ -6,7 +6,6 @@ exchange. After that nothing more is recorded; what the upstream still sends is 
 """
 
 import zlib
-from collections.abc import Callable
 from time import perf_counter, time
 from typing import Protocol
 
@@ -17,6 +16,7 @@ from proxy.envelope import Envelope
 from proxy.errors import ProtocolFault, ProxyError, UpstreamFault
 from proxy.http1.client import Call
 from proxy.http1.messages import Request, Responder
+from proxy.inflate import Inflater, TooLarge
 from proxy.providers.base import Prepared, ReplyFacts, StreamDecoder
 from proxy.record import Ending, Recorder, Timing
 
@@ -27,6 +27,8 @@ _FAULT_STATUSES = frozenset((408, *range(500, 600)))
 _TAIL_BYTES = 64 * 1024
 # A compressed reply is decoded aside for its usage only, and only up to this size.
 _ASIDE_BYTES = 4 * 1024 * 1024
+# A reply that has to be rewritten for the client is held whole, up to this size.
+_TRANSLATED_BYTES = 64 * 1024 * 1024
 
 
 class Context(Protocol):
@@ -95,7 +97,7 @@ class Exchange:
         self._parts: list[bytes] = []
         self._reply_headers: list[tuple[bytes, bytes]] = []
         self._decoder: StreamDecoder | None = None
-        self._inflate: Callable[[bytes], bytes] | None = None
+        self._inflate: Inflater | None = None
         self._aside = bytearray()
         self._streaming = False
         self._raw = False
@@ -141,8 +143,7 @@ class Exchange:
         content_type = crossing.find(headers, b"content-type") or b""
         encoding = crossing.find(headers, b"content-encoding")
         if encoding is not None and encoding != b"identity":
-            self._inflate = _inflater(encoding)
-            self._raw = True
+            self._meet_compression(encoding)
         if content_type.startswith(b"text/event-stream"):
             self._streaming = True
             if not self._raw:
@@ -155,6 +156,12 @@ class Exchange:
         if self._recorded:
             return
         self._size += len(data)
+        if self._inflate is not None and not self._raw:
+            try:
+                data = self._inflate.feed(data)
+            except (TooLarge, zlib.error):
+                self._break_off(ProtocolFault("The upstream's compressed reply could not be decoded."))
+                return
         decoder = self._decoder
         if decoder is not None:
             before = decoder.content_events
@@ -171,12 +178,20 @@ class Exchange:
         self._parts.append(data)
         if self._raw:
             self._keep_aside(data)
-        elif self._size > self._shared.buffered_reply_bytes and self._status == 200:
-            # Too large to hold back for the cost header: relay from here on.
+        elif self._size > self._shared.buffered_reply_bytes:
+            self._outgrow()
+
+    def _outgrow(self) -> None:
+        """The reply is too large to be held back for its cost header."""
+        if self._status == 200 and not self._decision.arm.handle.codec.translates:
             self._raw = True
             for part in self._parts:
                 self._keep_aside(part)
             self._responder.start(200, self._head_block(), None)
+        elif self._size > _TRANSLATED_BYTES:
+            self._break_off(
+                ProtocolFault(f"The upstream's reply is over the bound of {_TRANSLATED_BYTES} bytes.")
+            )
 
     def reply_flush(self) -> None:
         if self._parts and not self._recorded and (self._streaming or self._raw):
@@ -324,13 +339,29 @@ class Exchange:
             self._gaps += 1
         self._last_at = now
 
+    def _meet_compression(self, encoding: bytes) -> None:
+        """Pass a compressed reply through and decode it aside; one that must be translated is decoded first."""
+        translates = self._decision.arm.handle.codec.translates
+        try:
+            self._inflate = Inflater(encoding, limit=_TRANSLATED_BYTES if translates else _ASIDE_BYTES)
+        except KeyError:
+            self._inflate = None
+        self._raw = not translates
+        if translates:
+            self._reply_headers = [pair for pair in self._reply_headers if pair[0] != b"content-encoding"]
+
+    def _break_off(self, fault: ProxyError) -> None:
+        if self.call is not None:
+            self.call.cancel()
+        self.reply_failed(fault)
+
     def _keep_aside(self, data: bytes) -> None:
         if self._inflate is not None:
-            if len(self._aside) < _ASIDE_BYTES:
-                try:
-                    self._aside += self._inflate(data)
-                except zlib.error:
-                    self._inflate = None
+            try:
+                self._aside += self._inflate.feed(data)
+            except (TooLarge, zlib.error):
+                self._inflate = None
+                self._aside.clear()
             return
         self._aside += data
         if len(self._aside) > 2 * _ASIDE_BYTES:
@@ -424,12 +455,3 @@ class Exchange:
 
 def _joined(parts: list[bytes]) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _inflater(encoding: bytes) -> Callable[[bytes], bytes] | None:
-    """Decoder for a reply that was compressed although identity was asked for; None when we have none."""
-    if encoding == b"gzip":
-        return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress
-    if encoding == b"deflate":
-        return zlib.decompressobj().decompress
-    return None

@@ -158,10 +158,17 @@ class Supervisor:
         self._stop.set()
 
     async def _first(self, wanted: "asyncio.Future[Mapping[str, Any]]") -> Mapping[str, Any] | None:
-        stop = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait({stop, wanted}, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
+        async def settled() -> None:
+            await asyncio.wait((wanted,))
+
+        waits = [asyncio.ensure_future(wait) for wait in (settled(), self._stopped())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
         return wanted.result() if wanted.done() and not self._stop.is_set() else None
+
+    async def _stopped(self) -> None:
+        await self._stop.wait()
 
     def _settle(self, wanted: Mapping[str, Any]) -> Listen:
         options = self._options

@@ -90,10 +90,11 @@ class Worker:
             feedback=FeedbackEndpoint(log=self._writer, source=self._source, key=state.id_key, admin=admin),
             uniform=Random(uniform_seed).random,  # noqa: S311 - draws of a bandit, not secrets
         )
+        self._retired: list[Pool] = []
         self._compiler = Compiler(
             make_pool=lambda origin: Pool(origin, loop=loop),
             resolve_secret=resolver.resolve,
-            retire=lambda pool: pool.close(),
+            retire=self._retired.append,
         )
         self.server = Server(self.plane, lambda: self._limits, loop=loop)
         self._timers: list[asyncio.TimerHandle] = []
@@ -124,7 +125,8 @@ class Worker:
         if self.plane.table is not None:
             for handle in self.plane.table.handles.values():
                 handle.pool.close()
-        self._admin_pool.close()
+        for pool in (*self._retired, self._admin_pool):
+            pool.close()
         self._writer.close()
         return cut
 
@@ -157,8 +159,15 @@ class Worker:
             # A table that names what does not exist is a defect of its publisher; the old one serves on.
             _log.exception("the new routing table could not be used; the old one stays")
         self.plane.guarded = age_s(self._state.guard_file, time()) <= self._guard_lease_s
+        self._close_retired()
         self._due = now + _TABLE_POLL_S
         self._timers[0] = self._loop.call_later(_TABLE_POLL_S, self._poll)
+
+    def _close_retired(self) -> None:
+        """Pools whose upstream left the table go when nobody waits in them; what is under way goes on."""
+        for pool in [pool for pool in self._retired if not pool.waiting]:
+            pool.close()
+            self._retired.remove(pool)
 
     def _report(self) -> None:
         self._append_report()

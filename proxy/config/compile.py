@@ -11,7 +11,6 @@ from optimizer.routing import ENDPOINTS, Access, Limits
 from optimizer.settings import (
     CustomMetric,
     KafkaSettings,
-    Objective,
     RetentionSettings,
     RouteSettings,
     Settings,
@@ -72,8 +71,13 @@ def compile_file(file: File, secrets: SecretStore, findings: Findings) -> Compil
         findings=findings,
     )
     if plan.objectives is not None:
-        router.defaults = _default_objectives(file, plan, router)
+        router.defaults = router.objectives(plan.objectives, _objectives_path(file))
     routes = _routes(file, plan, router, findings)
+    if plan.objectives is not None and not routes:
+        findings.note(
+            _objectives_path(file),
+            "these become the default of every route; there is no route to use them yet.",
+        )
     if uses_known_models(file):
         models.catalogue()
     passthrough = _passthrough(file, upstreams, findings)
@@ -128,13 +132,12 @@ def _routes(
     return tuple(routes)
 
 
-def _default_objectives(file: File, plan: FlatPlan, router: RouteCompiler) -> tuple[Objective, ...]:
+def _objectives_path(file: File) -> KeyPath:
+    """Where the objectives stand that routes take by default."""
     several = file.optimization.multi_objective
-    weighted = several is not None and several.enabled and several.objectives
-    path: KeyPath = (
-        ("optimization", "multi_objective", "objectives") if weighted else (*SELECTION, "criteria")
-    )
-    return router.objectives(plan.objectives or (), path)
+    if several is not None and several.enabled and several.objectives:
+        return ("optimization", "multi_objective", "objectives")
+    return (*SELECTION, "criteria")
 
 
 def _custom_metrics(file: File, findings: Findings) -> tuple[CustomMetric, ...]:

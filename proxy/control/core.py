@@ -61,10 +61,10 @@ class Core:
         self._send = send
         self._redactor = redactor
         redactor.learn(loaded.secrets.values())
-        self.admin_key, self.admin_key_is_new = (
-            obtain_key(state.admin_key_file) if not loaded.admin.keys else (None, False)
-        )
-        if self.admin_key is not None:
+        self.admin_key: str | None = None
+        self.admin_key_is_new = False
+        if not loaded.admin.keys:
+            self.admin_key, self.admin_key_is_new = obtain_key(state.admin_key_file)
             redactor.learn([self.admin_key])
         self.journal = Journal(state, segment_bytes=loaded.settings.retention.segment_bytes, now=now)
         self.ingest = Ingest(state, clock=now)

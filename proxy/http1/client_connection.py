@@ -41,7 +41,7 @@ class Home(Protocol):
 class ClientConnection(asyncio.Protocol):
     """Protocol of a connection to an upstream.
 
-    ``deadline`` (connect, first byte, idle, keep-alive) and ``cutoff`` (total) are watched by the pool's sweep.
+    ``deadline`` (first byte, idle, keep-alive) and ``cutoff`` (total) are watched by the pool's sweep.
     """
 
     __slots__ = (

@@ -35,6 +35,7 @@ class AnthropicCodec:
     """See ``Codec``. ``now`` gives the ``created`` second of replies; the API has none."""
 
     name = "anthropic"
+    translates = True
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now

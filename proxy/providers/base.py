@@ -140,9 +140,10 @@ class StreamDecoder(Protocol):
 
 
 class Codec(Protocol):
-    """One provider's dialect."""
+    """One provider's dialect. ``translates`` says whether replies differ from what the client is sent."""
 
     name: str
+    translates: bool
 
     def auth_header(self, upstream: Upstream, secret: str) -> tuple[bytes, bytes]:
         """The header that authenticates, name lower-cased."""

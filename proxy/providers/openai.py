@@ -51,6 +51,7 @@ class OpenAICodec:
     """See ``Codec``."""
 
     name = "openai"
+    translates = False
 
     def auth_header(self, upstream: Upstream, secret: str) -> tuple[bytes, bytes]:
         header = upstream.key_header.lower()

@@ -70,9 +70,7 @@ def completion(model: str, text: str = "Hello", **usage: Any) -> dict[str, Any]:
         "object": "chat.completion",
         "created": 1,
         "model": model,
-        "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        ],
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15, **usage},
     }
 
@@ -140,10 +138,21 @@ class TableShapes:
             published_at=time.time(),
             config_hash="test",
             upstreams=(
-                Upstream(name="up", provider="openai", base_url=url, secret="literal:key", connect_s=2.0, first_byte_s=5.0, idle_s=5.0),
+                Upstream(
+                    name="up",
+                    provider="openai",
+                    base_url=url,
+                    secret="literal:key",
+                    connect_s=2.0,
+                    first_byte_s=5.0,
+                    idle_s=5.0,
+                ),
             ),
             models=(model("a"), model("b")),
-            variants=(Variant(name="default", key=""), Variant(name="terse", key="key-terse", system="Be terse.")),
+            variants=(
+                Variant(name="default", key=""),
+                Variant(name="terse", key="key-terse", system="Be terse."),
+            ),
             routes=(Route(name="chat", match=("gpt-*",), control=side(arm("a"), arm("b")), salt="salt"),),
             passthrough=(("/v1/", "up"),),
             limits=Limits(drain_s=0.2),

@@ -1,6 +1,7 @@
 """The data plane as its callers see it: a real worker, a real upstream, real clients."""
 
 import asyncio
+import gzip
 import math
 from collections import Counter
 from dataclasses import replace
@@ -17,8 +18,7 @@ HELLO = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
 def sse(*events: object) -> bytes:
     """Events as OpenAI frames them."""
     return b"".join(
-        b"data: " + (event if isinstance(event, bytes) else orjson.dumps(event)) + b"\n\n"
-        for event in events
+        b"data: " + (event if isinstance(event, bytes) else orjson.dumps(event)) + b"\n\n" for event in events
     )
 
 
@@ -76,7 +76,9 @@ async def test_messages_are_forwarded_byte_for_byte(proxy, upstream):
 async def test_arms_are_drawn_with_their_propensities(proxy, upstream, shapes):
     """Over 400 requests the shares agree with the table (5 sigma: false alarm < 1e-6)."""
     table = shapes.table(upstream.url, version=2)
-    route = replace(table.routes[0], control=shapes.side(shapes.arm("a"), shapes.arm("b"), probabilities=(0.8, 0.2)))
+    route = replace(
+        table.routes[0], control=shapes.side(shapes.arm("a"), shapes.arm("b"), probabilities=(0.8, 0.2))
+    )
     proxy.publish(replace(table, routes=(route,)))
     replies = []
     for _ in range(20):
@@ -89,7 +91,9 @@ async def test_arms_are_drawn_with_their_propensities(proxy, upstream, shapes):
 async def test_the_clients_key_never_reaches_an_upstream(proxy, upstream):
     """The caller's Authorization is ours; the upstream sees its own credential."""
     await proxy.client.post(
-        CHAT, json=HELLO, headers={"authorization": "Bearer client-key", "cookie": "a=b", "x-forwarded-for": "1.2.3.4"}
+        CHAT,
+        json=HELLO,
+        headers={"authorization": "Bearer client-key", "cookie": "a=b", "x-forwarded-for": "1.2.3.4"},
     )
 
     sent = upstream.headers[0]
@@ -129,9 +133,7 @@ async def test_pin_chooses_an_arm_and_is_not_randomised(proxy):
 async def test_sticky_units_keep_their_arm(proxy, upstream, shapes, sticky):
     """The same session always meets the same arm, and different sessions meet both."""
     table = shapes.table(upstream.url, version=2)
-    proxy.publish(
-        replace(table, routes=(replace(table.routes[0], sticky=sticky("header", "x-session-id")),))
-    )
+    proxy.publish(replace(table, routes=(replace(table.routes[0], sticky=sticky("header", "x-session-id")),)))
     arms: dict[str, set[str]] = {}
     for number in range(40):
         session = f"s{number % 20}"
@@ -196,7 +198,11 @@ async def stream_of(request: web.Request, *pieces: bytes, pause: float = 0.0) ->
 async def test_stream_is_relayed_and_injected_usage_is_stripped(proxy, upstream):
     """The caller gets exactly what it would have got without us asking for usage; the event has the usage."""
     plain = [sse(chunk("Hel")), sse(chunk("lo")), sse(chunk(None, "stop"))]
-    usage = {**chunk(), "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}}
+    usage = {
+        **chunk(),
+        "choices": [],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9},
+    }
 
     async def handler(request: web.Request) -> web.StreamResponse:
         marked = [piece.replace(b"}]}\n\n", b'}],"usage":null}\n\n') for piece in plain]
@@ -219,7 +225,11 @@ async def test_stream_is_relayed_and_injected_usage_is_stripped(proxy, upstream)
 
 async def test_usage_asked_for_by_the_caller_is_kept(proxy, upstream):
     """With include_usage set by the caller, the stream passes through unchanged."""
-    usage = {**chunk(), "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}}
+    usage = {
+        **chunk(),
+        "choices": [],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9},
+    }
     whole = sse(chunk("Hi"), chunk(None, "stop"), usage, b"[DONE]")
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -265,7 +275,9 @@ async def test_client_hang_up_cancels_the_upstream(proxy, upstream, after):
     upstream.handler = handler
     reader, writer = await asyncio.open_connection("127.0.0.1", int(proxy.url.rpartition(":")[2]))
     body = orjson.dumps(HELLO | {"stream": True})
-    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    )
     if after == "between_tokens":
         await reader.readuntil(b"word ")
     else:
@@ -445,7 +457,8 @@ async def test_feedback_is_checked_and_logged(proxy):
         "/v1/feedback", json={"request_id": request_id, "score": 0.5, "comment": "planted comment"}
     )
     forged = await proxy.client.post(
-        "/v1/feedback", json={"request_id": request_id[:-1] + ("0" if request_id[-1] != "0" else "1"), "score": 1}
+        "/v1/feedback",
+        json={"request_id": request_id[:-1] + ("0" if request_id[-1] != "0" else "1"), "score": 1},
     )
     bad = await proxy.client.post("/v1/feedback", json={"request_id": request_id})
 
@@ -495,8 +508,55 @@ async def test_official_sdk_unary_and_stream(proxy, upstream):
     )
     assert "".join([part.choices[0].delta.content or "" async for part in stream]) == "AB"
     with pytest.raises(openai.NotFoundError) as caught:
-        await client.chat.completions.create(
-            model="nope", messages=[{"role": "user", "content": "hi"}]
-        )
+        await client.chat.completions.create(model="nope", messages=[{"role": "user", "content": "hi"}])
     assert caught.value.code == "model_not_found"
     await client.close()
+
+
+async def test_compressed_reply_passes_through_and_is_counted(proxy, upstream, shapes):
+    """An upstream that compresses anyway: the caller gets its bytes, the event its usage."""
+    packed = gzip.compress(orjson.dumps(shapes.completion("m", "squeezed")))
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.Response(
+            body=packed, headers={"content-encoding": "gzip", "content-type": "application/json"}
+        )
+
+    upstream.handler = handler
+    reply = await proxy.client.post(CHAT, json=HELLO)
+
+    assert reply.headers["content-encoding"] == "gzip"
+    assert reply.json()["choices"][0]["message"]["content"] == "squeezed"
+    assert (await proxy.event())["cost_usd"] == pytest.approx(20e-6)
+
+
+async def test_compression_bomb_costs_a_bounded_amount(proxy, upstream):
+    """A bomb passes as the bytes it is; decoding aside gives up at its bound and the cost is unknown."""
+    bomb = gzip.compress(b"0" * (64 * 1024 * 1024), 9)
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.Response(
+            body=bomb, headers={"content-encoding": "gzip", "content-type": "application/json"}
+        )
+
+    upstream.handler = handler
+    async with proxy.client.stream("POST", CHAT, json=HELLO) as reply:
+        received = b"".join([piece async for piece in reply.aiter_raw()])
+
+    assert received == bomb
+    assert (await proxy.event())["cost_usd"] is None
+
+
+async def test_large_reply_is_relayed_and_still_counted(proxy, upstream, shapes):
+    """Beyond the buffer bound a reply streams through; its usage is read all the same."""
+    text = "x" * (3 * 1024 * 1024)
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.json_response(shapes.completion("m", text))
+
+    upstream.handler = handler
+    reply = await proxy.client.post(CHAT, json=HELLO)
+
+    assert reply.json()["choices"][0]["message"]["content"] == text
+    assert "x-llm-optimizer-cost-usd" not in reply.headers
+    assert (await proxy.event())["cost_usd"] == pytest.approx(20e-6)

@@ -168,12 +168,12 @@ def test_quality_is_validity_times_rating(valid_weight, valid, rated_weight, rat
     assert found.weight >= 0.0
     assert 0.0 <= found.mean <= 1.0
     assert found.variance >= 0.0
-    if valid_weight > 0 and rated_weight > 0 and valid < 1 - 1e-6:
+    if valid_weight > 1e-6 and rated_weight > 1e-6 and valid < 1 - 1e-6:
         assert found.mean == pytest.approx(valid * rating)
 
 
 def test_rare_failures_beside_rare_ratings_do_not_look_like_a_coin_toss():
-    """1 % of empty replies and 1 % of ratings at 0.9 is a quality of 0.89, known about as well as the ratings."""
+    """1 % of empty replies, 1 % of ratings at 0.9: a quality of 0.89, known as well as the ratings."""
     found = reward.quality_moments(Moments(10_000, 0.99, 0.0099), Moments(100, 0.9, 0.09))
 
     assert found.mean == pytest.approx(0.891)

@@ -32,7 +32,7 @@ def build_app(services: Services, endpoints: Sequence[Endpoint]) -> web.Applicat
         path = resource.canonical if resource is not None else ""
         method = "GET" if request.method == "HEAD" else request.method
         verdict = judge(
-            Asked(request.method, _headers(request)),
+            Asked(request.method, _headers(request), direct_peer=_direct_peer(request)),
             reach_of.get((method, path), Reach.ADMIN),
             services.access_rules(),
             worker_token=services.worker_token,
@@ -70,6 +70,13 @@ def _bound(services: Services, endpoint: Endpoint) -> _Next:
         return await endpoint.handler(Call(request, services, request[_VERDICT]))
 
     return run
+
+
+def _direct_peer(request: web.Request) -> str | None:
+    """Address of a TCP caller; None for the unix socket, whose peer has no address."""
+    transport = request.transport
+    peer = transport.get_extra_info("peername") if transport is not None else ("gone", 0)
+    return str(peer[0]) if isinstance(peer, tuple) else None
 
 
 def _headers(request: web.Request) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ configuration knows are rendered at zero. A gauge whose value is unknown is NaN 
 absent elsewhere; unknown is never 0.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
 from typing import Final
@@ -24,7 +24,7 @@ from optimizer.arm_report import ArmReport, Estimate
 from optimizer.events import COMPLETED
 from optimizer.settings import CustomMetric
 from proxy.control.metrics.observer import MetricsObserver
-from proxy.control.metrics.totals import NONE, TOKEN_KINDS, Histogram
+from proxy.control.metrics.totals import NONE, TOKEN_KINDS, ArmLabels, ArmTotals, Histogram
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX: Final = "llm_optimizer_"
@@ -65,35 +65,35 @@ class Facts:
     kafka_counters: Mapping[str, float] | None = None
 
 
-class Exposition(Collector):
-    """A collector over one observer and a source of facts."""
+class _Families(Collector):
+    """Families that were collected already."""
 
-    def __init__(self, observer: MetricsObserver, facts: Callable[[], Facts]) -> None:
-        self._observer = observer
-        self._facts = facts
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
 
-    def describe(self) -> list[Metric]:
-        """Nothing: the families depend on the configuration."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """All families."""
-        facts = self._facts()
-        yield from _request_families(self._observer, facts)
-        yield from _histogram_families(self._observer)
-        yield from _arm_families(facts)
-        yield from _estimate_families(facts)
-        yield from _custom_families(self._observer, facts)
-        yield from _pipeline_families(self._observer, facts)
-        yield from _config_families(self._observer, facts)
-        yield from _worker_families(self._observer, facts)
-        yield from _kafka_families(facts)
+    def collect(self) -> Sequence[Metric]:
+        return self._families
 
 
-def render(observer: MetricsObserver, facts: Callable[[], Facts]) -> bytes:
-    """The exposition text, format 0.0.4."""
+def collect(observer: MetricsObserver, facts: Facts) -> list[Metric]:
+    """Every family, in the order of the page; reads the observer, so it belongs to the observer's thread."""
+    return [
+        *_request_families(observer, facts),
+        *_histogram_families(observer),
+        *_arm_families(facts),
+        *_estimate_families(facts),
+        *_custom_families(observer, facts),
+        *_pipeline_families(observer, facts),
+        *_config_families(observer, facts),
+        *_worker_families(observer, facts),
+        *_kafka_families(facts),
+    ]
+
+
+def render(families: Sequence[Metric]) -> bytes:
+    """The exposition text, format 0.0.4; may run in any thread."""
     registry = CollectorRegistry()
-    registry.register(Exposition(observer, facts))
+    registry.register(_Families(families))
     return generate_latest(registry)
 
 
@@ -111,16 +111,15 @@ def _request_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metri
     unknown = _counter("cost_unknown", "Completed requests whose cost is unknown.", _ARM)
     tokens = _counter("tokens", "Tokens by disjoint kind.", (*_ARM, "kind"))
     errors = _gauge("error_rate", "Share of failed requests in the last 5 minutes.", _ARM)
-    for labels, totals in (observer.arms or {(NONE, NONE, NONE): None}).items():
-        counts = dict(totals.requests) if totals is not None else {}
-        counts.setdefault((COMPLETED, "2xx"), 0)
+    for labels, totals in _arms_or_none(observer):
+        counts = {(COMPLETED, "2xx"): 0, **totals.requests}
         for (outcome, status), count in counts.items():
             requests.add_metric((*labels, outcome, status), count)
-        cost.add_metric(labels, totals.cost_usd if totals is not None else 0.0)
-        unknown.add_metric(labels, totals.cost_unknown if totals is not None else 0)
+        cost.add_metric(labels, totals.cost_usd)
+        unknown.add_metric(labels, totals.cost_unknown)
         for kind in TOKEN_KINDS:
-            tokens.add_metric((*labels, kind), totals.tokens[kind] if totals is not None else 0)
-        asked, failed = totals.errors.counts(facts.now) if totals is not None else (0, 0)
+            tokens.add_metric((*labels, kind), totals.tokens[kind])
+        asked, failed = totals.errors.counts(facts.now)
         errors.add_metric(labels, failed / asked if asked else 0.0)
     yield from (requests, cost, unknown, tokens, errors)
     dropped = _counter("metric_series_dropped", "Label combinations folded into `other` for being too many.")
@@ -128,16 +127,19 @@ def _request_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metri
     yield dropped
 
 
+def _arms_or_none(observer: MetricsObserver) -> Iterator[tuple[ArmLabels, ArmTotals]]:
+    """All combinations; one at zero when there is none yet, so that every promised series exists."""
+    yield from observer.arms.items() or [((NONE, NONE, NONE), ArmTotals())]
+
+
 def _histogram_families(observer: MetricsObserver) -> Iterator[Metric]:
     latency = _histogram("latency_seconds", "Time from the whole request to the end of its reply.", _ARM)
     ttft = _histogram("ttft_seconds", "Time to the first chunk of a stream.", _ARM)
     gap = _histogram("inter_token_seconds", "Mean time between chunks of a stream.", _ARM)
-    for labels, totals in observer.arms.items():
+    for labels, totals in _arms_or_none(observer):
         _add(latency, labels, totals.latency)
         _add(ttft, labels, totals.ttft)
         _add(gap, labels, totals.inter_token)
-    if not observer.arms:
-        latency.add_metric((NONE, NONE, NONE), [("+Inf", 0)], 0.0)
     overhead = _histogram("overhead_seconds", "Time that a request spent in the proxy itself.", ("route",))
     for route, histogram in observer.overhead.items():
         _add(overhead, (route,), histogram)

@@ -4,7 +4,7 @@ Its snapshot is saved in the transaction that saves the log cursor, so a total c
 whatever was killed. Gauges of workers are not saved: they speak for themselves every 250 ms.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -48,8 +48,7 @@ class MetricsObserver:
     def __init__(self, vocabulary: Vocabulary, *, now: Callable[[], float]) -> None:
         self.arms: dict[ArmLabels, ArmTotals] = {}
         self.overhead: dict[str, Histogram] = {}
-        self.feedback: Counter[str] = Counter()
-        self.custom_sums: Counter[str] = Counter()
+        self.custom_sums: defaultdict[str, float] = defaultdict(float)
         self.custom_counts: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
         self.reloads: Counter[str] = Counter()
@@ -95,7 +94,6 @@ class MetricsObserver:
                 "version": _VERSION,
                 "arms": [[*labels, totals.save()] for labels, totals in self.arms.items()],
                 "overhead": {route: histogram.save() for route, histogram in self.overhead.items()},
-                "feedback": self.feedback,
                 "custom_sums": self.custom_sums,
                 "custom_counts": self.custom_counts,
                 "lost": self.lost,
@@ -115,8 +113,7 @@ class MetricsObserver:
             self._at((route, arm, model)).restore(totals)
         for route, histogram in saved["overhead"].items():
             self._overhead(route).restore(histogram)
-        self.feedback = Counter(saved["feedback"])
-        self.custom_sums = Counter(saved["custom_sums"])
+        self.custom_sums = defaultdict(float, saved["custom_sums"])
         self.custom_counts = Counter(saved["custom_counts"])
         self.lost = Counter(saved["lost"])
         self._lost_by_worker = saved["lost_by_worker"]
@@ -169,9 +166,8 @@ class MetricsObserver:
             # Reports carry counts since the worker's start; only the growth is new.
             self.lost[reason] += max(0, count - seen.get(reason, 0))
             seen[reason] = count
-        for memory in (self.workers, self._lost_by_worker):
-            while len(memory) > _REMEMBERED_WORKERS:
-                del memory[next(iter(memory))]  # type: ignore[attr-defined]
+        _forget_oldest(self.workers)
+        _forget_oldest(self._lost_by_worker)
 
     def _reloaded(self, data: Mapping[str, Any]) -> None:
         self.reloads["success" if data.get("result") == "applied" else "failure"] += 1
@@ -197,6 +193,11 @@ class MetricsObserver:
         if histogram is None:
             histogram = self.overhead[route] = Histogram(OVERHEAD_BUCKETS)
         return histogram
+
+
+def _forget_oldest(memory: dict[Any, Any]) -> None:
+    while len(memory) > _REMEMBERED_WORKERS:
+        del memory[next(iter(memory))]
 
 
 def _status_class(status: object) -> str:

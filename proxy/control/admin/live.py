@@ -1,0 +1,143 @@
+"""What the product does now: the routing table in use, what is believed about every arm, a summary."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from aiohttp import web
+
+from optimizer.arm_report import ArmReport
+from optimizer.events import COMPLETED, UPSTREAM_FAULT
+from optimizer.routing import Route, RoutingTable, Side
+from proxy.control.admin.endpoint import AdminFault, Call, answer
+from proxy.control.metrics.totals import LATENCY_BUCKETS, ArmTotals, Histogram
+
+
+async def routes(call: Call) -> web.StreamResponse:
+    """The published table: routes, arms and their percentages."""
+    table = _table(call)
+    upstreams = {model.name: model.upstream for model in table.models}
+    return answer(
+        {
+            "table_version": table.version,
+            "published_at": table.published_at,
+            "config_hash": table.config_hash,
+            "routes": [_route(route, upstreams) for route in table.routes],
+        }
+    )
+
+
+async def arms(call: Call) -> web.StreamResponse:
+    """Posteriors, shares and probabilities of every arm; ``?route=`` narrows."""
+    reports = dict(call.services.reports())
+    wanted = call.request.query.get("route")
+    if wanted is not None:
+        if wanted not in reports:
+            raise AdminFault(404, "NOT_FOUND", f"There is no route {wanted[:200]!r}.")
+        reports = {wanted: reports[wanted]}
+    rows: list[dict[str, Any]] = []
+    for route, found in reports.items():
+        total = sum(report.pulls for report in found)
+        rows += [
+            {"route": route, **asdict(report), "share": report.pulls / total if total else 0.0}
+            for report in found
+        ]
+    return answer({"table_version": call.services.core.publication.version, "arms": rows})
+
+
+async def summary(call: Call) -> web.StreamResponse:
+    """Totals per route since the node's beginning, and over all of them."""
+    services = call.services
+    facts = services.facts()
+    by_route: dict[str, list[ArmTotals]] = {}
+    for (route, _, _), totals in services.core.observer.arms.items():
+        by_route.setdefault(route, []).append(totals)
+    everything = [totals for found in by_route.values() for totals in found]
+    saved = [usd for usd in facts.savings_usd.values() if usd is not None]
+    return answer(
+        {
+            "total": {
+                **_figures(everything, facts.now),
+                "cost_savings_usd": sum(saved) if saved else None,
+            },
+            "routes": {
+                route: {
+                    **_figures(found, facts.now),
+                    "cost_savings_usd": facts.savings_usd.get(route),
+                    "quality_score": _quality(facts.reports.get(route, ())),
+                }
+                for route, found in sorted(by_route.items())
+            },
+        }
+    )
+
+
+def _table(call: Call) -> RoutingTable:
+    table = call.services.core.publication.table
+    if table is None:
+        raise AdminFault(503, "SERVICE_UNAVAILABLE", "No table has been published yet.")
+    return table
+
+
+def _route(route: Route, upstreams: dict[str, str]) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "name": route.name,
+        "match": list(route.match),
+        "sticky": asdict(route.sticky) if route.sticky is not None else None,
+        "home": route.home,
+        "control": _side(route.control, upstreams, 1.0 - route.candidate_fraction),
+        "rollout": route.rollout,
+    }
+    if route.candidate is not None:
+        shown["candidate"] = _side(route.candidate, upstreams, route.candidate_fraction)
+    return shown
+
+
+def _side(side: Side, upstreams: dict[str, str], fraction: float) -> dict[str, Any]:
+    return {
+        "percentage": round(100.0 * fraction, 4),
+        "policy": side.selector.policy,
+        "baseline": side.baseline,
+        "arms": [
+            {
+                "id": arm.id,
+                "model": arm.model,
+                "upstream": upstreams.get(arm.model),
+                "variant": arm.variant,
+                "parameters": dict(arm.parameters),
+                "percentage": round(100.0 * share, 4),
+            }
+            for arm, share in zip(side.arms, side.selector.probabilities, strict=True)
+        ],
+    }
+
+
+def _figures(found: list[ArmTotals], now: float) -> dict[str, Any]:
+    latency = Histogram(LATENCY_BUCKETS)
+    asked = failed = 0
+    for totals in found:
+        latency.counts = [a + b for a, b in zip(latency.counts, totals.latency.counts, strict=True)]
+        latency.total += totals.latency.total
+        recent = totals.errors.counts(now)
+        asked, failed = asked + recent[0], failed + recent[1]
+    outcomes = [(key[0], count) for totals in found for key, count in totals.requests.items()]
+    completed = sum(count for outcome, count in outcomes if outcome == COMPLETED)
+    return {
+        "requests": sum(count for _, count in outcomes),
+        "completed": completed,
+        "failed": sum(count for outcome, count in outcomes if outcome == UPSTREAM_FAULT),
+        "error_rate_5m": failed / asked if asked else 0.0,
+        "cost_usd": sum(totals.cost_usd for totals in found),
+        "cost_unknown_requests": sum(totals.cost_unknown for totals in found),
+        "tokens": sum(totals.tokens.total() for totals in found),
+        "latency_mean_s": latency.total / completed if completed else None,
+        "latency_p50_s": latency.quantile(0.5),
+        "latency_p95_s": latency.quantile(0.95),
+    }
+
+
+def _quality(reports: Sequence[ArmReport]) -> float | None:
+    """Mean believed quality, weighted by how often each arm was tried; None without any observation."""
+    known = [(report.quality.mean, report.pulls) for report in reports if report.quality is not None]
+    weight = sum(pulls for _, pulls in known)
+    return sum(mean * pulls for mean, pulls in known) / weight if weight else None
