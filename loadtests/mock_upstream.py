@@ -59,8 +59,7 @@ def framed(document: bytes) -> bytes:
     """A whole 200 reply around a JSON document."""
     return (
         b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: mock\r\n"
-        b"content-length: %d\r\n\r\n"
-        % len(document)
+        b"content-length: %d\r\n\r\n" % len(document)
     ) + document
 
 

@@ -23,8 +23,7 @@ or `python -m loadtests.run`, a part of it with `python -m loadtests.run unary r
 def render(results: list[Result], *, now: datetime) -> str:
     """The whole page."""
     parts = [HEAD, f"Newest result rendered {now:%Y-%m-%d %H:%M} UTC.\n"]
-    for machine in dict.fromkeys(line(dict(result.machine)) for result in results):
-        parts.append(f"Machine: {machine}.\n")
+    parts += [f"Machine: {facts}.\n" for facts in dict.fromkeys(line(dict(r.machine)) for r in results)]
     if len({result.fingerprint for result in results}) > 1:
         parts.append("Some results are of older sources; the fingerprints below say which.\n")
     parts.append(_budget_table(results))

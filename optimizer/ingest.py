@@ -27,14 +27,15 @@ from optimizer.log.segment import EventReader, Position
 from optimizer.response_index import ResponseIndex
 from optimizer.settings import Settings
 from optimizer.statistics import Statistics
-from optimizer.store import Commit, LearnerStore, StoreCorrupt
+from optimizer.store import Commit, LearnerStore, StoreCorrupt, StoreError
 
 _log = logging.getLogger(__name__)
 
 # A step is sized to leave the event loop to others after about this long.
 STEP_S = 0.015
 _LEAST_BYTES = 32 * 1024
-_MOST_BYTES = 1024 * 1024
+_FIRST_BYTES = 256 * 1024
+MOST_BYTES = 1024 * 1024
 _PRUNE_S = 60.0
 _COUNTS = "ingest"
 
@@ -87,8 +88,9 @@ class Ingest:
         *,
         limits: LearnerLimits | None = None,
         clock: Callable[[], float] = time.time,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
-        """Open the node's learned state and continue where it was saved.
+        """Open the node's learned state and continue where it was saved; a step reads ``most_bytes`` at most.
 
         Raises:
             StoreError: If the database was written by a newer program.
@@ -115,7 +117,8 @@ class Ingest:
         self.counts: Counter[str] = Counter()
         self._restore_counts()
         self._consumers: list[Consumer] = []
-        self._max_bytes = _LEAST_BYTES * 8
+        self._most_bytes = most_bytes
+        self._max_bytes = min(_FIRST_BYTES, most_bytes)
         self._uncommitted = False
         self._more = False
         self._pruned_at = 0.0
@@ -203,10 +206,14 @@ class Ingest:
             await asyncio.sleep(0.0 if self._more else pause)
 
     def close(self) -> None:
-        """Save what is left and close the store."""
+        """Save what is left, if that can be done, and close the store."""
         try:
             if self._uncommitted:
                 self._commit()
+        except (sqlite3.Error, OSError, StoreError) as error:
+            _log.warning(
+                "the last step was not saved (%s); its events are read again at the next start", error
+            )
         finally:
             self.store.close()
 
@@ -287,7 +294,7 @@ class Ingest:
         if took_s > STEP_S:
             self._max_bytes = max(self._max_bytes * 3 // 4, _LEAST_BYTES)
         elif self._more and took_s < STEP_S * 0.7:
-            self._max_bytes = min(self._max_bytes * 5 // 4, _MOST_BYTES)
+            self._max_bytes = min(self._max_bytes * 5 // 4, self._most_bytes)
 
 
 def _verify(text: str, key: bytes) -> RequestId | None:

@@ -15,14 +15,15 @@ _log = logging.getLogger(__name__)
 
 
 class LogSyncer:
-    """Syncs files with the given endings one level below each directory. ``errors`` counts failed syncs."""
+    """Syncs files with the given endings one level below each directory. ``synced`` and ``errors`` count."""
 
     def __init__(
         self, directories: Sequence[Path], *, endings: tuple[str, ...] = (".jsonl", ".positions")
     ) -> None:
         self._directories = tuple(directories)
         self._endings = endings
-        self._synced: dict[str, tuple[int, int]] = {}
+        self._states: dict[str, tuple[int, int]] = {}
+        self.synced = 0
         self.errors = 0
 
     def sync(self) -> int:
@@ -35,12 +36,13 @@ class LogSyncer:
         synced = 0
         for directory in self._directories:
             for path, state in _files(directory, self._endings):
-                if self._synced.get(path) == state:
+                if self._states.get(path) == state:
                     found[path] = state
-                elif self._sync_file(path, is_new=path not in self._synced):
+                elif self._sync_file(path, is_new=path not in self._states):
                     found[path] = state
                     synced += 1
-        self._synced = found
+        self._states = found
+        self.synced += synced
         return synced
 
     async def run(self, interval_s: float = 0.5) -> None:

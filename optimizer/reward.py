@@ -40,6 +40,7 @@ RECORDED = ("empty", "refusal", "json_valid")
 TRUNCATED = "truncated"
 CONTENT_FILTER = "content_filter"
 BUILT_IN = frozenset((SUCCESS, VALID, COST, COST_USD, LATENCY, TTFT, *RECORDED, TRUNCATED, CONTENT_FILTER))
+SHARES = frozenset((SUCCESS, VALID, QUALITY))
 
 # Costs are learned as logarithms; a free reply counts as a billionth of a dollar.
 LEAST_USD = 1e-9

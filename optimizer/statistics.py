@@ -217,6 +217,8 @@ class Statistics:
             self._start_clock(route, half_life_s)
         sums, counts = self._read(key, now)
         moments = {name: Moments.from_sums(*values) for name, values in sums.items()}
+        for name in reward.SHARES & moments.keys():
+            moments[name] = _as_share(moments[name])
         self._use_price_version(key, moments)
         success = moments.pop(reward.SUCCESS, NOTHING)
         completed = success.weight * success.mean
@@ -356,3 +358,10 @@ class Statistics:
         prefix = reward.priced(reward.COST_USD, "")
         known = [(w, wx) for name, (w, wx, _) in sorted(sums.items()) if name.startswith(prefix) and w > 0.0]
         return max(known)[1] / max(known)[0] if known else None
+
+
+def _as_share(moments: Moments) -> Moments:
+    """Rounding must not carry a mean of values within 0..1 out of it."""
+    if 0.0 <= moments.mean <= 1.0:
+        return moments
+    return Moments(moments.weight, min(max(moments.mean, 0.0), 1.0), moments.variance)

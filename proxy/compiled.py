@@ -7,7 +7,7 @@ change between two tables are carried over, connection pools above all.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import translate
 from hashlib import blake2b
 from urllib.parse import urlsplit
@@ -70,7 +70,10 @@ class CompiledArm:
 
 @dataclass(frozen=True, slots=True)
 class CompiledSide:
-    """Arms, selector and the masks from which eligibility is intersected. Bit i stands for arm i."""
+    """Arms, selector and the masks from which eligibility is intersected. Bit i stands for arm i.
+
+    ``fixed_facts`` is the recorder's: serialized facts by (arm, mask, endpoint, baseline).
+    """
 
     name: str
     arms: tuple[CompiledArm, ...]
@@ -86,6 +89,9 @@ class CompiledSide:
     context_limits: tuple[int | None, ...]
     smallest_context: int
     same_vectors: int
+    fixed_facts: dict[tuple[int, int, str, int], bytes] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def index_of(self, name: str) -> int | None:
         """Arm by id, else the first arm of a model of that name."""

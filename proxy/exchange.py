@@ -199,6 +199,7 @@ class Exchange:
             self._parts.clear()
 
     def reply_end(self) -> None:
+        self.call = None
         if self._recorded:
             return
         now = perf_counter()
@@ -216,6 +217,7 @@ class Exchange:
             self._end_error(now)
 
     def reply_failed(self, fault: ProxyError) -> None:
+        self.call = None
         if self._recorded:
             return
         outcome = events.UPSTREAM_FAULT if isinstance(fault, UpstreamFault) else events.CENSORED
@@ -243,6 +245,7 @@ class Exchange:
     def client_gone(self) -> None:
         if self.call is not None:
             self.call.cancel()
+            self.call = None
         if not self._recorded:
             self._record(events.CENSORED, 499, error="client_gone")
             self._release()
@@ -450,6 +453,8 @@ class Exchange:
         )
 
     def _release(self) -> None:
+        # Cut the cycle with the responder, so that reference counting frees both at once.
+        self._responder.listener = None
         self._shared.finished(self)
 
 

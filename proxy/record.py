@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from optimizer import events
 from optimizer.log.writer import LogWriter, encode
 from optimizer.routing import EMBEDDINGS
@@ -18,6 +20,7 @@ from proxy.providers.base import ReplyFacts
 from proxy.providers.signals import is_refusal
 
 _SEEN_VECTORS = 4096
+_FIXED_FACTS = 1024
 
 
 @dataclass(slots=True)
@@ -89,70 +92,68 @@ class Recorder:
             data["upstream_request_id"] = ending.upstream_request_id
         if timing.upstream_ms is not None:
             data["upstream_ms"] = round(timing.upstream_ms, 3)
-        cost = None
         if envelope is not None:
             data["requested_model"] = envelope.model[:200]
             data["stream"] = envelope.stream
-        if decision is None:
-            data["route"] = None
-            data["arm"] = None
+        cost = None
+        if decision is None or envelope is None:
+            data["route"] = data["arm"] = None
             data["reason"] = "passthrough" if endpoint == "other" else "undecided"
             self._count("", "", "", ending.outcome)
+            body: dict[str, Any] | orjson.Fragment = data
         else:
-            assert envelope is not None
-            self._decision(data, decision, envelope)
+            _decided(data, decision, envelope)
             _attempt(data, decision, timing, ending)
-            cost = _facts(data, decision, facts, timing)
-            self._count(
-                "" if decision.route.plain else decision.route.name,
-                decision.arm.id,
-                decision.side.name,
-                ending.outcome,
-            )
+            cost = _facts(data, decision, facts)
+            arm, route = decision.arm, decision.route
+            self._count("" if route.plain else route.name, arm.id, decision.side.name, ending.outcome)
+            # What is the same for every request of this arm was serialized once; the rest joins it as bytes.
+            fixed = self._fixed(decision, timing.started_ms, endpoint)
+            body = orjson.Fragment(fixed + orjson.dumps(data)[1:])
         self._log.append(
             encode(
                 request_id,
                 events.REQUEST,
                 self._source,
                 timing.started_ms + int(timing.duration_ms),
-                data,
+                body,
             )
         )
         return cost
 
-    def _decision(self, data: dict[str, Any], decision: Decision, envelope: Envelope) -> None:
-        route, side, arm = decision.route, decision.side, decision.arm
-        data["route"] = None if route.plain else route.name
-        data["side"] = side.name
-        data["side_probability"] = decision.side_probability
-        data["rollout"] = route.rollout
-        if decision.guard_lost:
-            data["guard_lost"] = True
-        data["arm"] = arm.id
-        data["baseline_arm"] = side.ids[decision.baseline]
-        data["model"] = arm.model.name
-        data["variant"] = arm.variant.name
-        data["model_key"] = arm.arm.model_key
-        data["variant_key"] = arm.arm.variant_key
-        data["selector"] = side.selector.selector_id
-        data["policy"] = side.policy
-        data["propensity"] = decision.propensity
-        data["reason"] = decision.reason
-        data["randomised"] = decision.randomised
-        data["unit"] = decision.unit
-        if decision.unit_hash:
-            data["unit_hash"] = decision.unit_hash
-        if not route.plain:
-            if len(side.arms) <= events.INLINE_VECTOR_ARMS:
-                data["arms"] = side.ids
-                data["probabilities"] = side.selector.vector(decision.mask)
-            else:
-                data["vector"] = self._vector(decision, data["started_ms"])
-            if decision.mask != side.full:
-                data["filtered"] = filtered_reasons(decision, envelope)
-        data["gen_ai.operation.name"] = envelope.endpoint
-        data["gen_ai.provider.name"] = arm.handle.codec.name
-        data["gen_ai.request.model"] = arm.model.model_id
+    def _fixed(self, decision: Decision, now_ms: int, endpoint: str) -> bytes:
+        """The opening of ``data``, up to a comma: facts that depend on arm, eligible set and endpoint alone."""
+        side, arm = decision.side, decision.arm
+        key = (arm.index, decision.mask, endpoint, decision.baseline)
+        known = side.fixed_facts.get(key)
+        if known is not None:
+            return known
+        plain = decision.route.plain
+        data: dict[str, Any] = {
+            "route": None if plain else decision.route.name,
+            "side": side.name,
+            "arm": arm.id,
+            "baseline_arm": side.ids[decision.baseline],
+            "model": arm.model.name,
+            "variant": arm.variant.name,
+            "model_key": arm.arm.model_key,
+            "variant_key": arm.arm.variant_key,
+            "selector": side.selector.selector_id,
+            "policy": side.policy,
+            "gen_ai.operation.name": endpoint,
+            "gen_ai.provider.name": arm.handle.codec.name,
+            "gen_ai.request.model": arm.model.model_id,
+            "price_version": arm.price.version if arm.price is not None else None,
+        }
+        if not plain and len(side.arms) <= events.INLINE_VECTOR_ARMS:
+            data["arms"] = side.ids
+            data["probabilities"] = side.selector.vector(decision.mask)
+        elif not plain:
+            data["vector"] = self._vector(decision, now_ms)
+        if len(side.fixed_facts) >= _FIXED_FACTS:
+            side.fixed_facts.clear()
+        encoded = side.fixed_facts[key] = orjson.dumps(data)[:-1] + b","
+        return encoded
 
     def _vector(self, decision: Decision, now_ms: int) -> str:
         side = decision.side
@@ -183,6 +184,21 @@ class Recorder:
         return vector_id
 
 
+def _decided(data: dict[str, Any], decision: Decision, envelope: Envelope) -> None:
+    data["side_probability"] = decision.side_probability
+    data["rollout"] = decision.route.rollout
+    if decision.guard_lost:
+        data["guard_lost"] = True
+    data["propensity"] = decision.propensity
+    data["reason"] = decision.reason
+    data["randomised"] = decision.randomised
+    data["unit"] = decision.unit
+    if decision.unit_hash:
+        data["unit_hash"] = decision.unit_hash
+    if decision.mask != decision.side.full:
+        data["filtered"] = filtered_reasons(decision, envelope)
+
+
 def _attempt(data: dict[str, Any], decision: Decision, timing: Timing, ending: Ending) -> None:
     data["attempts"] = [
         {
@@ -202,9 +218,7 @@ def _attempt(data: dict[str, Any], decision: Decision, timing: Timing, ending: E
         data["chunks"] = timing.chunks
 
 
-def _facts(
-    data: dict[str, Any], decision: Decision, facts: ReplyFacts | None, timing: Timing
-) -> float | None:
+def _facts(data: dict[str, Any], decision: Decision, facts: ReplyFacts | None) -> float | None:
     if facts is None:
         data["usage_source"] = "none"
         data["cost_usd"] = None
@@ -229,8 +243,6 @@ def _facts(
     price = decision.arm.price
     cost = cost_usd(price, facts) if price is not None else None
     data["cost_usd"] = cost
-    if price is not None:
-        data["price_version"] = price.version
     if data["outcome"] == events.COMPLETED and data["endpoint"] != EMBEDDINGS:
         data["signals"] = _signals(facts)
     return cost

@@ -4,6 +4,7 @@ Invariant: added means minus the same client straight at the upstream in the sam
 """
 
 from contextlib import ExitStack
+from functools import partial
 from statistics import median
 
 from loadtests.figures import Figure
@@ -33,11 +34,10 @@ def latency(context: Context) -> Report:
         }
         for number in range(context.rounds):
             for name, port in ports.items():
-                alone = on_core(context.cores.load, lambda port=port: one_at_a_time(port, body, requests=REQUESTS))
+                alone = on_core(context.cores.load, partial(one_at_a_time, port, body, requests=REQUESTS))
                 single.setdefault(name, []).append(alone)
                 paced = on_core(
-                    context.cores.load,
-                    lambda port=port: at_rate(port, body, rate=RATE, seconds=context.seconds),
+                    context.cores.load, partial(at_rate, port, body, rate=RATE, seconds=context.seconds)
                 )
                 steady.setdefault(name, []).append(paced)
                 context.say(

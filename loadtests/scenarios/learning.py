@@ -81,7 +81,7 @@ def _write_log(state: StateDirectory, table: CompiledTable) -> int:
     recorder = Recorder(writer, source=source, count=lambda *_: None)
     ids = RequestIds(node=state.node, incarnation=incarnation, key=state.id_key)
     envelope = parse("chat", chat_body(2048, model=ROUTE))
-    rng = random.Random(3)  # noqa: S311
+    rng = random.Random(3)
     _, facts = CODECS["openai"].unary(envelope, REPLY)
     written = 0
     for number in range(REQUESTS):
@@ -96,7 +96,11 @@ def _write_log(state: StateDirectory, table: CompiledTable) -> int:
             table_version=1,
             facts=facts,
             timing=Timing(
-                started_ms=now, duration_ms=rng.uniform(200, 2000), overhead_ms=0.2, upstream_ms=200.0, ttft_ms=100.0
+                started_ms=now,
+                duration_ms=rng.uniform(200, 2000),
+                overhead_ms=0.2,
+                upstream_ms=200.0,
+                ttft_ms=100.0,
             ),
             ending=Ending("completed", 200, upstream_status=200, request_bytes=2048, response_bytes=700),
         )

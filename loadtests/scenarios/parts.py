@@ -46,19 +46,20 @@ REPLY = (
 
 def decision(context: Context) -> Report:
     """``dispatch.decide`` (resolve, eligibility, draw) and the draw alone, with 10 and 1,000 arms."""
-    figures: list[Figure] = []
-    for arms in (10, 1000):
-        table, envelope = _compiled(arms), parse("chat", chat_body(2048, model=ROUTE))
-        uniform = random.Random(1).random  # noqa: S311
-        whole = _timed(context, lambda: decide(table, envelope, {}, uniform=uniform, guarded=True))
-        selector = table.routes[ROUTE].control.selector
-        draw = _timed(context, lambda: selector.choose(uniform(), selector.full_mask))
-        figures += [
-            Figure(f"decision p50, {arms} arms", whole, "us", note="resolve, eligibility and draw"),
-            Figure(f"draw alone p50, {arms} arms", draw, "us"),
-        ]
-        context.say(f"{arms} arms: decide {whole:.2f} us, draw {draw:.2f} us")
-    return Report(tuple(figures))
+    return Report(tuple(figure for arms in (10, 1000) for figure in _decision(context, arms)))
+
+
+def _decision(context: Context, arms: int) -> list[Figure]:
+    table, envelope = _compiled(arms), parse("chat", chat_body(2048, model=ROUTE))
+    uniform = random.Random(1).random
+    whole = _timed(context, lambda: decide(table, envelope, {}, uniform=uniform, guarded=True))
+    selector = table.routes[ROUTE].control.selector
+    draw = _timed(context, lambda: selector.choose(uniform(), selector.full_mask))
+    context.say(f"{arms} arms: decide {whole:.2f} us, draw {draw:.2f} us")
+    return [
+        Figure(f"decision p50, {arms} arms", whole, "us", note="resolve, eligibility and draw"),
+        Figure(f"draw alone p50, {arms} arms", draw, "us"),
+    ]
 
 
 def event(context: Context) -> Report:
@@ -71,7 +72,7 @@ def event(context: Context) -> Report:
     appended = _Stopwatch(writer)
     recorder = Recorder(appended, source=source, count=lambda *_: None)  # type: ignore[arg-type]
     table, envelope = _compiled(10), parse("chat", chat_body(2048, model=ROUTE))
-    chosen = decide(table, envelope, {}, uniform=random.Random(1).random, guarded=True)  # noqa: S311
+    chosen = decide(table, envelope, {}, uniform=random.Random(1).random, guarded=True)
     record = _record(recorder, envelope, chosen)
     whole = _timed(context, record)
     append = _timed(context, lambda: writer.append(appended.line))
@@ -137,7 +138,8 @@ def _compiled(arms: int) -> CompiledTable:
     del document["upstreams"]["mock"]["api_key"]
     names = [f"model-{index}" for index in range(arms)]
     document["models"] = {
-        name: {"upstream": "mock", "price": {"input": 1.0, "output": 2.0}, "endpoints": ["chat"]} for name in names
+        name: {"upstream": "mock", "price": {"input": 1.0, "output": 2.0}, "endpoints": ["chat"]}
+        for name in names
     }
     route = document["routes"][ROUTE]
     route |= {"baseline": names[0], "arms": names, "policy": {"type": "thompson", "floor": 0.2 / arms}}

@@ -66,7 +66,9 @@ def relay(context: Context) -> Report:
     )
     return Report(
         figures=(
-            Figure("relay CPU per chunk", cost["product"], "us", note="usage asked for and stripped", void=void),
+            Figure(
+                "relay CPU per chunk", cost["product"], "us", note="usage asked for and stripped", void=void
+            ),
             Figure("relay CPU per chunk, client asks for usage", asking.cpu_us_per_chunk, "us"),
             Figure("relay CPU per chunk / nginx", cost["product"] / cost["nginx"], "x", void=void),
             Figure("relay CPU per chunk / aiohttp", cost["product"] / cost["aiohttp"], "x", void=void),

@@ -12,7 +12,15 @@ from typing import Any
 
 from loadtests.figures import Figure
 from loadtests.load import Throughput, chat_body, run_wrk, spread
-from loadtests.peers import Certificates, Proxy, Upstream, aiohttp_proxy, certificates, nginx_proxy, nginx_upstream
+from loadtests.peers import (
+    Certificates,
+    Proxy,
+    Upstream,
+    aiohttp_proxy,
+    certificates,
+    nginx_proxy,
+    nginx_upstream,
+)
 from loadtests.product import configuration, product
 from loadtests.scenarios.context import Context, Report
 
@@ -99,9 +107,7 @@ def _compare(
     return _report(title, peers)
 
 
-def _proxies(
-    context: Context, stack: ExitStack, upstream: Upstream, document: dict[str, Any]
-) -> list[Proxy]:
+def _proxies(context: Context, stack: ExitStack, upstream: Upstream, document: dict[str, Any]) -> list[Proxy]:
     scratch: Path = context.directory
     return [
         stack.enter_context(product(context.cores, scratch / "product", document)),
@@ -113,7 +119,9 @@ def _proxies(
 def _report(title: str, peers: dict[str, Peer]) -> Report:
     ours, bare, nginx = peers["product"], peers["aiohttp"], peers["nginx"]
     void = "load side over 90 % while measuring the product" if ours.is_load_bound else ""
-    bound = "nginx outran the load side: its requests per CPU second are compared" if nginx.is_load_bound else ""
+    bound = (
+        "nginx outran the load side: its requests per CPU second are compared" if nginx.is_load_bound else ""
+    )
     return Report(
         figures=(
             Figure(f"{title}: requests/s", ours.rate, "1/s", void=void),

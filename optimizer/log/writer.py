@@ -389,7 +389,9 @@ def rfc3339(time_ms: int) -> str:
     return f"{_second_text(second)}.{milliseconds:03d}Z"
 
 
-def encode(event_id: str, type_: str, source: str, time_ms: int, data: Mapping[str, Any]) -> bytes:
+def encode(
+    event_id: str, type_: str, source: str, time_ms: int, data: Mapping[str, Any] | orjson.Fragment
+) -> bytes:
     """One log line, newline included: the CloudEvents envelope around ``data``.
 
     Args:
@@ -397,7 +399,7 @@ def encode(event_id: str, type_: str, source: str, time_ms: int, data: Mapping[s
         type_: A name from ``optimizer.events``.
         source: ``/<node hex8>/<role>/<incarnation>``; see ``event_source``.
         time_ms: Unix milliseconds.
-        data: JSON-ready facts, a ``dict``.
+        data: JSON-ready facts: a ``dict``, or an object that is serialized already.
 
     Raises:
         TypeError: If ``data`` holds what JSON cannot.

@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -46,6 +46,7 @@ class KafkaTuning:
     batch_bytes: int = 256 * 1024
     max_request_bytes: int = 1024 * 1024
     idle_s: float = 0.2
+    retry_s: float = 0.5
     first_pause_s: float = 0.2
     longest_pause_s: float = 30.0
     save_every_s: float = 1.0
@@ -155,6 +156,7 @@ class KafkaShipper:
             linger_ms=int(tuning.linger_s * 1000),
             max_batch_size=min(tuning.batch_bytes, tuning.max_request_bytes),
             max_request_size=tuning.max_request_bytes,
+            retry_backoff_ms=int(tuning.retry_s * 1000),
             request_timeout_ms=int(self._settings.request_timeout_s * 1000),
         )
 
@@ -284,18 +286,25 @@ async def _wait(stop: asyncio.Event, seconds: float) -> None:
 
 
 async def _discard(producer: Any, limit_s: float) -> None:
-    """Take a producer apart within ``limit_s``, even when its own ``stop`` would wait for a dead broker."""
-    # stop() first waits for all pending batches; they are in the log, so nothing is lost by failing them
-    # here.
-    producer._message_accumulator.fail_all(KafkaError("the producer is being discarded"))
-    stopping = asyncio.ensure_future(producer.stop())
-    _, unfinished = await asyncio.wait({stopping}, timeout=limit_s)
-    if unfinished:
-        stopping.cancel()
-        sender = producer._sender.sender_task
-        if sender is not None:
-            sender.cancel()
-        closing = asyncio.ensure_future(producer.client.close())
-        await asyncio.wait({stopping, closing}, timeout=limit_s)
-    elif not stopping.cancelled() and (error := stopping.exception()) is not None:
-        _log.warning("stopping the Kafka producer failed: %r", error)
+    """Take a producer apart within a few ``limit_s``, though its own ``stop`` would wait for a dead broker for ever.
+
+    Nothing is lost by it: what was not acknowledged is still in the log. The order matters: with the connections
+    closed the sender's requests end, with the sender gone its batches may be failed, and then ``stop`` finds nothing
+    to wait for.
+    """
+    sender = producer._sender.sender_task
+    if sender is not None:
+        sender.cancel()
+    await _within(limit_s, producer.client.close())
+    if sender is not None:
+        await asyncio.wait({sender}, timeout=limit_s)
+    producer._message_accumulator.fail_all(KafkaError("the producer was discarded"))
+    await _within(limit_s, producer.stop())
+
+
+async def _within(limit_s: float, closing: Coroutine[Any, Any, None]) -> None:
+    """Wait for ``closing``, but not for long; that it fails only matters to whoever reads the log."""
+    try:
+        await asyncio.wait_for(closing, limit_s)
+    except (KafkaError, OSError, TimeoutError) as error:
+        _log.warning("closing a Kafka producer failed: %r", error)

@@ -42,6 +42,6 @@ def demo(seconds: float, concurrency: int, seed: int, speed: float, keep: bool) 
         ) from error
     plan = Plan(seconds=seconds, concurrency=concurrency, seed=seed, speed=speed, keep=keep)
     try:
-        asyncio.run(show(plan, Console(), sys.stdin))
+        asyncio.run(show(plan, Console(highlight=False), sys.stdin))
     except (DemoFailed, StageFailed) as error:
         raise click.ClickException(str(error)) from error

@@ -9,7 +9,8 @@ import click
 from optimizer.log.node import StateDirectoryError
 from proxy import logs
 from proxy.cli import identity
-from proxy.cli.options import state_dir_option
+from proxy.cli.options import DEFAULT_STATE_DIR, state_dir_option
+from proxy.config.resolver import SecretResolver
 from proxy.supervisor import ServeOptions, StartRefused, Supervisor, check_platform
 
 
@@ -44,7 +45,7 @@ def serve(
     host: str | None,
     port: int | None,
     workers: int | None,
-    state_dir: Path,
+    state_dir: Path | None,
     log_level: str | None,
     log_style: str | None,
 ) -> None:
@@ -58,20 +59,20 @@ def serve(
       kill <pid>          drain and stop; a second signal stops at once
     """
     redactor = logs.configure("supervisor", level=log_level or "info", style=log_style or "auto")
-    options = ServeOptions(
-        state_dir=state_dir.absolute(),
-        config=config.absolute() if config is not None else None,
-        host=host,
-        port=port,
-        workers=workers,
-        log_level=log_level,
-        log_style=log_style,
-    )
     try:
         check_platform()
         found = identity.problems()
         if found:
             raise StartRefused("refusing to start: " + "; ".join(found))
+        options = ServeOptions(
+            state_dir=choose_state_dir(state_dir, config).absolute(),
+            config=config.absolute() if config is not None else None,
+            host=host,
+            port=port,
+            workers=workers,
+            log_level=log_level,
+            log_style=log_style,
+        )
         supervisor = Supervisor(
             options,
             announce=lambda line: click.echo(line),
@@ -82,3 +83,25 @@ def serve(
     except (StartRefused, StateDirectoryError) as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)
+
+
+def choose_state_dir(option: Path | None, config: Path | None) -> Path:
+    """The option, else what the configuration says, else the default.
+
+    Only a configuration that mentions the directory is compiled here: compiling takes longer than everything else
+    that happens before the first child is started.
+    """
+    if option is not None:
+        return option
+    variable = SecretResolver.from_process().resolve("env:LLM_OPTIMIZER__STATE_DIR")
+    text = config.read_text("utf-8", errors="replace") if config is not None else ""
+    if variable is None and "state_dir" not in text:
+        return DEFAULT_STATE_DIR
+    from proxy.config.environment import process_environment  # noqa: PLC0415 - see above
+    from proxy.config.load import load  # noqa: PLC0415
+    from proxy.config.problems import ConfigProblems  # noqa: PLC0415
+
+    try:
+        return load(config, process_environment()).state_dir or DEFAULT_STATE_DIR
+    except ConfigProblems as refused:
+        raise StartRefused(str(refused)) from refused

@@ -14,9 +14,9 @@ from proxy.config.problems import Findings, KeyPath
 _MOST_NODES = 200_000
 _DEEPEST = 40
 _TAG = "tag:yaml.org,2002:"
-_SCALARS = {f"{_TAG}{kind}" for kind in ("str", "int", "float", "bool", "null")}
 # A date is text here: model names like 2024-08-06 exist, settings of type date do not.
 _AS_TEXT = {f"{_TAG}timestamp"}
+_ACCEPTED = {f"{_TAG}{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")} | _AS_TEXT
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -88,15 +88,16 @@ class _Builder:
         if self._nodes > _MOST_NODES or len(path) > _DEEPEST:
             raise ValueError("too large or too deep")
         self._findings.lines.setdefault(path, node.start_mark.line + 1)
+        if node.tag not in _ACCEPTED:
+            kind = node.tag.replace(_TAG, "!!")
+            self._findings.problem(path, f"the YAML tag {kind} is not accepted here.")
+            return None
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(child, (*path, index)) for index, child in enumerate(node.value)]
         if node.tag in _AS_TEXT:
             return node.value
-        if node.tag not in _SCALARS:
-            self._findings.problem(path, f"the YAML tag {node.tag.replace(_TAG, '!!')} is not accepted here.")
-            return None
         self._spans[path] = Span(node.start_mark.index, node.end_mark.index)
         return self._loader.construct_object(node)
 

@@ -124,13 +124,13 @@ def _check_players(built: Stage) -> None:
 
 
 async def _probabilities(admin: httpx.AsyncClient, base_url: str) -> Mapping[str, float]:
-    """The published probabilities by arm; empty when the admin API can't be asked just now."""
+    """The published probabilities by arm, in the route's order; empty when the admin API can't be asked."""
     try:
         reply = await admin.get(f"{base_url}/api/v1/arms", params={"route": ROUTE}, timeout=1.0)
-        arms = reply.json()["routes"][ROUTE] if reply.status_code == 200 else []
+        arms = reply.json()["arms"] if reply.status_code == 200 else []
+        return {arm["arm"]: float(arm["probability"]) for arm in arms if arm["route"] == ROUTE}
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return {}
-    return {arm["arm"]: arm["probability"] for arm in arms}
 
 
 async def _wants_more(console: Console, keyboard: TextIO | None) -> bool:

@@ -109,8 +109,8 @@ def configuration(profiles: Sequence[ModelProfile], upstream_port: int, proxy_po
                 ],
                 "policy": {"type": "thompson", "floor": 0.02, "min_pulls": 15},
                 "objectives": [
-                    {"name": "quality", "weight": 0.6, "direction": "maximize"},
-                    {"name": "cost", "weight": 0.3, "direction": "minimize"},
+                    {"name": "quality", "weight": 0.7, "direction": "maximize"},
+                    {"name": "cost", "weight": 0.2, "direction": "minimize"},
                     {"name": "latency", "weight": 0.1, "direction": "minimize"},
                 ],
             }

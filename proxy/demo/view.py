@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -16,8 +17,7 @@ from rich.text import Text
 from proxy.demo.stage import ROUTE
 from proxy.demo.tally import Saving, Tally, Totals
 
-BAR = 18
-WIDTH = 100
+BAR = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class PlainView:
         if frame.elapsed_s < self._next_s:
             return
         self._next_s += self._every_s
-        self._console.print(line(frame), highlight=False, markup=False, soft_wrap=True)
+        self._console.print(line(frame), markup=False, soft_wrap=True)
 
     def close(self) -> None:
         pass
@@ -116,11 +116,11 @@ def _picture(frame: Frame) -> RenderableType:
 
 def arms_table(frame: Frame) -> Table:
     """One row per arm: how often it is used, and what it has shown."""
-    table = Table(title=f"route {ROUTE}: share of each arm", title_justify="left", pad_edge=False)
-    for name in ("arm", "share of the newest"):
-        table.add_column(name)
-    for name in ("drawn with", "requests", "quality", "cost / 1000", "p50"):
-        table.add_column(name, justify="right")
+    table = Table(title=f"route {ROUTE}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("arm", no_wrap=True)
+    table.add_column("share lately", no_wrap=True)
+    for name in ("drawn", "requests", "quality", "$/1000", "p50 ms"):
+        table.add_column(name, justify="right", no_wrap=True)
     shares = frame.tally.shares()
     for arm in frame.arms:
         totals = frame.tally.arms.get(arm, Totals())
@@ -132,8 +132,8 @@ def arms_table(frame: Frame) -> Table:
             "" if chance is None else f"{chance:.1%}",
             str(totals.count),
             f"{totals.mean_quality:.1%}" if totals.count else "",
-            f"${totals.mean_cost_usd * 1000:.3f}" if totals.count else "",
-            f"{totals.p50_s * 1000:.0f} ms" if totals.count else "",
+            f"{totals.mean_cost_usd * 1000:.3f}" if totals.count else "",
+            f"{totals.p50_s * 1000:.0f}" if totals.count else "",
         )
     return table
 
@@ -184,7 +184,7 @@ def what_next(console: Console, base_url: str, *, is_running: bool) -> None:
             "  llm-optimizer serve --config config.yaml   the real thing; base_url http://localhost:8080/v1",
         )
     for text in lines:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(text, markup=False, soft_wrap=True)
 
 
 def open_view(console: Console) -> View:

@@ -165,7 +165,7 @@ class ServerConnection(asyncio.Protocol):
             self._resume_reading()
         if self._feeding or self._advancing:
             return
-        if self._queue or self._held or self._refusal is not None:
+        if self._queue or self._held or self._refusal is not None or self._reader.awaits_continue:
             self._advance()
         else:
             self._settle()

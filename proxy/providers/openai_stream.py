@@ -140,7 +140,8 @@ class ChatStreamDecoder(OpenAIStreamDecoder):
         return event
 
     def _read(self, block: bytes) -> None:
-        if not self._identified or _is_special(block) or _SPACED in block:
+        # Refusals join the text in the order of events, so a block with one is read event by event.
+        if not self._identified or _is_special(block) or _SPACED in block or b'refusal":"' in block:
             for event in split_events(block):
                 self._read_event(event)
             return

@@ -107,7 +107,7 @@ def test_feedback_finds_its_decision(bench):
 
     bench.rate(request_id, 0.75, at=NOW + 86400.0)
 
-    assert bench.signal("quality").mean == 0.75
+    assert bench.signal("quality").mean == pytest.approx(0.75)
     assert bench.signal("quality").weight == pytest.approx(1.0)
     assert bench.learner.dirty_routes == {"auto"}
 
@@ -117,7 +117,7 @@ def test_every_name_of_quality_is_quality(bench, metric):
     """One signal, whatever callers call it."""
     bench.rate(bench.decide(), 1.0, metric=metric)
 
-    assert bench.signal("quality").mean == 1.0
+    assert bench.signal("quality").mean == pytest.approx(1.0)
 
 
 def test_feedback_before_its_decision_waits(bench):
@@ -131,7 +131,7 @@ def test_feedback_before_its_decision_waits(bench):
     bench.decide(request_id=request_id)
 
     assert bench.learner.waiting == 0
-    assert bench.signal("quality").mean == 0.25
+    assert bench.signal("quality").mean == pytest.approx(0.25)
     assert bench.signal("user_satisfaction").mean == 7.0
     assert len(bench.commit().waiting_removed) == 2
 
@@ -146,7 +146,7 @@ def test_repeated_feedback_counts_once_the_first_wins(bench):
     bench.rate(request_id, 0.0)
     bench.rate(request_id, 0.0, metric="score")
 
-    assert bench.signal("quality").mean == 1.0
+    assert bench.signal("quality").mean == pytest.approx(1.0)
     assert bench.learner.counts["feedback_repeated"] == 3
 
 
@@ -168,7 +168,7 @@ def test_different_sources_count_each(bench):
     bench.rate(request_id, 1.0, source="user")
     bench.rate(request_id, 0.0, source="judge")
 
-    assert bench.signal("quality").mean == 0.5
+    assert bench.signal("quality").mean == pytest.approx(0.5)
 
 
 def test_a_counter_may_be_raised_more_than_once_under_different_keys(bench):
@@ -288,7 +288,7 @@ def test_feedback_on_a_fallback_goes_to_the_arm_that_answered(bench):
 
     bench.rate(bench.decide(attempts=attempts), 1.0)
 
-    assert bench.signal("quality", "large/default").mean == 1.0
+    assert bench.signal("quality", "large/default").mean == pytest.approx(1.0)
     assert bench.signal("quality", "small/default") is None
 
 
@@ -317,7 +317,7 @@ def test_a_reload_keeps_what_was_learned(bench, learning):
 
     bench.learner.configure(learning["settings"](half_life_s=60.0), now=NOW + 1)
 
-    assert bench.signal("quality", now=NOW + 1).mean == 0.75
+    assert bench.signal("quality", now=NOW + 1).mean == pytest.approx(0.75)
     assert bench.signal("quality", now=NOW + 61).weight == pytest.approx(0.5, rel=1e-4)
 
 

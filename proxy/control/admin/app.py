@@ -10,12 +10,14 @@ from typing import Final
 
 from aiohttp import web
 
-from proxy.control.access import HOW_TO_GET_IN, Asked, Reach, judge
+from proxy.control.access import HOW_TO_GET_IN, Asked, Reach, Verdict, judge
 from proxy.control.admin.endpoint import AdminFault, Call, Endpoint
 from proxy.control.services import Services
 from proxy.logs import LOGGER_NAME
 
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+
+_VERDICT: Final = web.RequestKey("verdict", Verdict)
 
 _log = logging.getLogger(LOGGER_NAME)
 
@@ -60,9 +62,6 @@ def build_app(services: Services, endpoints: Sequence[Endpoint]) -> web.Applicat
         if endpoint.method == "GET":
             app.router.add_route("HEAD", endpoint.path, _bound(services, endpoint))
     return app
-
-
-_VERDICT: Final = "llm_optimizer.verdict"
 
 
 def _bound(services: Services, endpoint: Endpoint) -> _Next:

@@ -108,7 +108,7 @@ SINGLE = {
     ),
     "credential as a header": (
         "upstreams: {x: {base_url: 'http://h', headers: {api-key: abc}}}",
-        'upstreams.x.headers.api-key',
+        "upstreams.x.headers.api-key",
         "",
     ),
     "framing header": (
@@ -160,7 +160,7 @@ SINGLE = {
     ),
     "share of nothing": (
         "routes: {chat: {arms: [gpt-4], policy: {type: fixed, probabilities: {gpt-5: 1}}}}",
-        'routes.chat.policy.probabilities.gpt-5',
+        "routes.chat.policy.probabilities.gpt-5",
         "",
     ),
     "shares of a learning policy": (
@@ -175,7 +175,11 @@ SINGLE = {
         "routes.chat.arms[1]",
         "",
     ),
-    "arm id with blanks": ("routes: {chat: {arms: [{model: gpt-4, id: 'a b'}]}}", "routes.chat.arms[0].id", ""),
+    "arm id with blanks": (
+        "routes: {chat: {arms: [{model: gpt-4, id: 'a b'}]}}",
+        "routes.chat.arms[0].id",
+        "",
+    ),
     "forbidden parameter": (
         "routes: {chat: {arms: [{model: gpt-4, parameters: {messages: []}}]}}",
         "routes.chat.arms[0].parameters.messages",
@@ -300,7 +304,9 @@ def test_reference_to_a_refused_entry_is_not_blamed_as_well():
 
 def test_both_places_with_different_values_name_both():
     """A block at the top level and under `optimization` is one block."""
-    problems = problems_of("cost_reduction: {target: 0.4}\noptimization: {cost_reduction: {target_reduction: 0.3}}")
+    problems = problems_of(
+        "cost_reduction: {target: 0.4}\noptimization: {cost_reduction: {target_reduction: 0.3}}"
+    )
 
     assert len(problems) == 1
     assert "cost_reduction.target" in str(problems[0])
@@ -323,7 +329,8 @@ def test_both_places_with_the_same_values_are_one_block():
 def test_huge_and_deep_documents_are_refused():
     """Anchors can not blow a small file up."""
     bomb = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
-        f"{name}: &{name} [{', '.join(['*' + before] * 8)}]\n" for before, name in zip("abcdefg", "bcdefgh", strict=True)
+        f"{name}: &{name} [{', '.join(['*' + before] * 8)}]\n"
+        for before, name in zip("abcdefg", "bcdefgh", strict=True)
     )
 
     assert problems_of(bomb)[0].path == ""

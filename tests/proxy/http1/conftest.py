@@ -171,6 +171,7 @@ class Raw:
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    buffer: bytes = b""
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -182,32 +183,37 @@ class Raw:
         connection.send(h11.Request(method=method, target="/", headers=[("host", "h")]))
         connection.send(h11.EndOfMessage())
         head: h11.Response | None = None
-        body = b""
+        body = bytearray()
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 event = connection.next_event()
                 if event is h11.NEED_DATA:
-                    connection.receive_data(await self._read_one_reply_byte())
+                    connection.receive_data(await self._some())
                 elif isinstance(event, h11.Response):
                     head = event
                 elif isinstance(event, h11.Data):
                     body += bytes(event.data)
                 elif isinstance(event, h11.EndOfMessage):
                     assert head is not None
-                    return head.status_code, {k.decode(): v.decode() for k, v in head.headers}, body
+                    self.buffer = connection.trailing_data[0]
+                    return head.status_code, {k.decode(): v.decode() for k, v in head.headers}, bytes(body)
 
-    async def _read_one_reply_byte(self) -> bytes:
-        # byte by byte, so that nothing of the next pipelined reply is swallowed
-        return await self.reader.read(1)
+    async def _some(self) -> bytes:
+        """What was left over from the reply before, or what comes."""
+        data, self.buffer = self.buffer, b""
+        return data or await self.reader.read(65536)
 
     async def exactly(self, size: int) -> bytes:
         async with asyncio.timeout(PATIENCE_S):
-            return await self.reader.readexactly(size)
+            while len(self.buffer) < size:
+                self.buffer += await self.reader.read(65536)
+        data, self.buffer = self.buffer[:size], self.buffer[size:]
+        return data
 
     async def rest(self) -> bytes:
         """Everything until the server closes."""
         async with asyncio.timeout(PATIENCE_S):
-            return await self.reader.read()
+            return self.buffer + await self.reader.read()
 
     def close(self) -> None:
         self.writer.close()

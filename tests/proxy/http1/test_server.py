@@ -66,7 +66,7 @@ async def test_a_deep_pipeline_behind_a_slow_request_is_held_back_not_parsed(ser
     await raw.send(b"GET /hang HTTP/1.1\r\n" + HOST + b"\r\n")
     await until(lambda: served.app.pending)
     one = b"GET /echo HTTP/1.1\r\n" + HOST + b"\r\n"
-    raw.writer.write(one * 60_000)
+    raw.writer.write(one * 800_000)
     await asyncio.sleep(0.05)
     assert raw.writer.transport.get_write_buffer_size() > 0  # the server stopped reading
     served.app.pending[0].reply(200, b"", b"done")

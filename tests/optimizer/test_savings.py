@@ -1,0 +1,87 @@
+"""What was saved against the baseline."""
+
+import pytest
+
+from optimizer import events
+from optimizer.ingest import Ingest
+from optimizer.savings import Savings
+
+COSTS = {("auto", "large/default"): 0.01}
+
+
+def mean_cost(route, arm_id, *, at):
+    return COSTS.get((route, arm_id))
+
+
+def observe(savings, learning, **changes):
+    savings.observe({"type": events.REQUEST, "id": "r", "data": learning["data"](**changes)}, None)
+
+
+def test_savings_are_baseline_minus_actual(learning):
+    """Dearer requests take away again."""
+    savings = Savings(mean_cost)
+
+    observe(savings, learning, cost_usd=0.002)
+    observe(savings, learning, cost_usd=0.015)
+
+    auto = savings.routes["auto"]
+    assert savings.total_usd == pytest.approx(0.003)
+    assert (auto.requests, auto.unknown) == (2, 0)
+    assert auto.baseline_usd == pytest.approx(0.02)
+    assert auto.actual_usd == pytest.approx(0.017)
+
+
+def test_unknown_costs_are_counted_and_not_zero(learning):
+    """Neither an unknown cost nor an unknown baseline saves anything."""
+    savings = Savings(mean_cost)
+
+    observe(savings, learning, cost_usd=None)
+    observe(savings, learning, baseline_arm="never/default")
+
+    assert savings.total_usd == 0.0
+    assert (savings.routes["auto"].requests, savings.routes["auto"].unknown) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"route": None}, {"baseline_arm": None}, {"outcome": events.UPSTREAM_FAULT}]
+)
+def test_only_decided_and_completed_requests_count(learning, changes):
+    """Pass-through and failures save nothing."""
+    savings = Savings(mean_cost)
+
+    observe(savings, learning, **changes)
+    savings.observe({"type": events.FEEDBACK, "id": "f", "data": {}}, None)
+
+    assert savings.routes == {}
+
+
+def test_totals_survive_a_restart(learning):
+    """The snapshot says everything."""
+    savings = Savings(mean_cost)
+    observe(savings, learning)
+    again = Savings(mean_cost)
+
+    again.restore(savings.snapshot())
+
+    assert again.routes == savings.routes
+    with pytest.raises(TypeError):
+        again.restore(b'{"auto": {"other": 1}}')
+
+
+def test_the_baseline_is_learned_from_its_own_requests(node, learning):
+    """End to end: the mean of what the baseline arm cost, against what the small one costs."""
+    ingest = Ingest(node.state, clock=lambda: learning["noon"] + 60)
+    savings = Savings(ingest.learner.mean_cost_usd)
+    ingest.add_consumer(savings)
+    ingest.configure(learning["settings"]())
+    for cost in (0.008, 0.012):
+        node.request(arm="large/default", cost_usd=cost)
+    for _ in range(10):
+        node.request(arm="small/default", cost_usd=0.001)
+
+    while ingest.step():
+        pass
+    ingest.close()
+
+    # The first baseline request meets its own cost, the second a mean of 0.01, then 10 times 0.01 - 0.001.
+    assert savings.total_usd == pytest.approx(-0.002 + 10 * 0.009)

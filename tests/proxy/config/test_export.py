@@ -1,0 +1,226 @@
+"""Both exports load again to the same settings, keep variables, and hold no secret."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.config.export import export
+from proxy.config.load import load, load_text
+from proxy.config.models import File
+from proxy.config.models_base import Block
+from proxy.config.normalise import STRATEGY_BLOCKS
+
+ROOT = Path(__file__).parents[3]
+PLANTED = "sk-planted-secret-0123456789abcdef"
+
+FULL = """\
+# Ünïcödé before the key moves offsets by bytes, not by letters: ééé
+server: {port: '${PORT}', timeout_ms: 1234.5}
+upstreams:
+  a: {base_url: 'http://${HOST}/v1', api_key: '${KEY}', headers: {x-a: '1'}, proxy: 'http://proxy:3128'}
+  b: {provider: anthropic, base_url: 'https://b', api_key: 'SECRET'}  # was sk-0123456789abcdefghij, SECRET
+  c: {unix_socket: /run/c.sock, paths: {chat: '/x/{model}?v=1'}, total_timeout_ms: 0.1, verify_tls: false}
+models:
+  m: {upstream: a, model: '${MODEL:-m-1}', price: {input: 1, output: 2, request: 0.001}, capabilities: [tools]}
+  n: {upstream: b, model: claude-3-opus, stream_usage: false}
+  o: {upstream: c, endpoints: [embeddings]}
+prompts:
+  p: {system: 'costs $${MONEY} and ${NAME:-x}', mode: set}
+  q: "Ask: {question}"
+routes:
+  r:
+    match: ['${PATTERN:-gpt-*}', 'x*']
+    arms: [m, {model: n, prompt: p, parameters: {temperature: 0.1, stop: ['$${x}', null]}}, {model: m, prompt: q, id: z}]
+    baseline: z
+    policy: {type: fixed, probabilities: {m: 0.2, z: 0.8}}
+    sticky: user
+    home: a
+    objectives: [quality, {name: stars, weight: 0.1, direction: maximize, scale: 5}]
+metrics: {custom: [{name: stars, min: 1, max: 5}]}
+passthrough: {default: a, /v1/audio: c}
+kafka: {brokers: '${BROKERS:-k1:1,k2:2}', request_timeout_ms: 1}
+database: {url: 'postgres://user:SECRET@db/x'}
+redis: {url: 'redis://:${REDIS_PASSWORD:-}@cache:6379/0'}
+admin: {key: '${ADMIN}', keys: ['SECRET', 'file:/run/admin'], require_key: true}
+optimization: {enabled: false, strategies: [cost_reduction], cost_reduction: {target: '0.40'}}
+deployment: {canary: {stages: [{percentage: 0.5, duration_sec: 1}, {percentage: 100}]}, guard_lease_sec: 3}
+""".replace("SECRET", PLANTED)
+ENVIRON = {
+    "PORT": "8081",
+    "HOST": "127.0.0.1:1",
+    "KEY": PLANTED,
+    "ADMIN": PLANTED,
+    "REDIS_URL": f"redis://:{PLANTED}@c",
+}
+
+
+@pytest.mark.parametrize("source", ["effective", "file"])
+def test_export_loads_again_and_holds_no_secret(source):
+    """With everything that a configuration can say."""
+    loaded = load_text(FULL, ENVIRON)
+
+    text = export(loaded, source=source)
+    again = load_text(text, ENVIRON)
+
+    assert PLANTED not in text
+    assert "0123456789abcdefghij" not in text
+    assert again.settings == loaded.settings
+    assert (again.listen, again.admin, again.log) == (loaded.listen, loaded.admin, loaded.log)
+    assert export(again, source="effective") == export(loaded, source="effective")
+
+
+def test_effective_export_keeps_variables():
+    """In their places, secrets included."""
+    document = yaml.safe_load(export(load_text(FULL, ENVIRON)))
+
+    assert document["server"]["port"] == "${PORT}"
+    assert document["upstreams"]["a"]["base_url"] == "http://${HOST}/v1"
+    assert document["upstreams"]["a"]["api_key"] == "${KEY}"
+    assert document["models"]["m"]["model"] == "${MODEL:-m-1}"
+    assert document["prompts"]["p"]["system"] == "costs $${MONEY} and ${NAME:-x}"
+    assert document["routes"]["r"]["match"] == ["${PATTERN:-gpt-*}", "x*"]
+    assert document["kafka"]["brokers"] == "${BROKERS:-k1:1,k2:2}"
+    assert document["admin"]["key"] == "${ADMIN}"
+    assert document["redis"]["url"] == "${REDIS_URL:-redis://c}"
+    assert document["database"]["url"] == "${DATABASE_URL:-postgres://db/x}"
+
+
+def test_file_export_is_the_file_when_it_holds_no_secret():
+    """Byte for byte, comments included."""
+    text = "# mine\nserver:   {port: ${PORT:-1}}\nredis: {url: 'redis://:${REDIS_PASSWORD:-}@cache'}\n"
+    text = text.replace("${PORT:-1}", "'${PORT:-1}'")
+
+    assert export(load_text(text, {}), source="file") == text
+
+
+def test_file_export_replaces_keys_in_place():
+    """Quoted, plain, anchored, in blocks: only the key changes."""
+    text = (
+        "upstreams:\n"
+        f"  a: {{base_url: 'http://h', api_key: &k \"{PLANTED}\"}}  # anchored\n"
+        "  b:\n    base_url: http://h\n    api_key: *k\n"
+        f"  c:\n    base_url: http://h\n    api_key: |\n      {PLANTED}-2\n    max_connections: 3\n"
+        f"# api_key: {PLANTED}\n"
+    )
+    loaded = load_text(text, {})
+
+    exported = export(loaded, source="file")
+
+    assert PLANTED not in exported
+    assert "&k literal:" in exported
+    assert "# anchored" in exported
+    assert load_text(exported, {}).settings == loaded.settings
+
+
+def test_environment_values_are_written_as_values():
+    """Except where a password may be."""
+    loaded = load_text("", {"SERVER_PORT": "9", "DATABASE_URL": f"postgres://u:{PLANTED}@h/d?x=1"})
+
+    document = yaml.safe_load(export(loaded))
+
+    assert document["server"]["port"] == 9
+    assert document["database"]["url"] == "${DATABASE_URL:-postgres://h/d}"
+
+
+names = st.text("abcxyz0129.-_", min_size=1, max_size=8).filter(lambda name: name[0].isalnum())
+texts = st.text(min_size=1, max_size=20).filter(lambda text: text.strip() and "\x85" not in text)
+numbers = st.floats(0.001, 1e6, allow_nan=False)
+
+
+@st.composite
+def documents(draw):
+    models = draw(st.lists(names, min_size=1, max_size=4, unique=True))
+    prompts = draw(st.dictionaries(names.filter(lambda name: name != "default"), texts, max_size=3))
+    arms = draw(
+        st.lists(
+            st.tuples(st.sampled_from(models), st.sampled_from([None, *prompts])),
+            min_size=1,
+            max_size=5,
+            unique=True,
+        )
+    )
+    return {
+        "server": {"timeout_ms": draw(numbers)},
+        "upstreams": {"u": {"base_url": "http://h/v1", "connect_timeout_ms": draw(numbers)}},
+        "models": {name: {"price": {"input": draw(numbers), "output": draw(numbers)}} for name in models},
+        "prompts": {name: {"system": text.replace("${", "$${")} for name, text in prompts.items()},
+        "routes": {
+            "r": {
+                "arms": [
+                    {"model": model, "id": f"arm-{index}"} | ({"prompt": prompt} if prompt else {})
+                    for index, (model, prompt) in enumerate(arms)
+                ],
+                "policy": {"half_life_hours": draw(numbers)},
+                "objectives": [{"name": "quality", "weight": draw(numbers)}],
+            }
+        },
+    }
+
+
+@given(documents())
+@settings(max_examples=60, deadline=None)
+def test_every_configuration_survives_its_export(document):
+    """Numbers to the last bit, texts to the last letter."""
+    from proxy.config.problems import ConfigProblems
+
+    try:
+        loaded = load_text(yaml.safe_dump(document, allow_unicode=True), {})
+    except ConfigProblems as refused:
+        # Two prompts with one content make one arm twice.
+        assert all("same as the arm" in problem.message for problem in refused.problems)
+        return
+
+    assert load_text(export(loaded), {}).settings == loaded.settings
+
+
+def test_the_example_loads_without_any_environment_and_survives_its_exports():
+    """`config.yaml` is documentation that works."""
+    loaded = load(ROOT / "config.yaml", {})
+
+    assert load_text(export(loaded), {}).settings == loaded.settings
+    assert export(loaded, source="file") == (ROOT / "config.yaml").read_text()
+    assert {route.name for route in loaded.settings.routes} == {
+        "auto",
+        "gpt-4o",
+        "gpt-4o-mini",
+        "assistant",
+        "split",
+    }
+    assert {note.message for note in loaded.notes if note.path.startswith("models")} == set()
+
+
+def test_the_example_mentions_every_key():
+    """A key that nobody can find does not exist."""
+    text = (ROOT / "config.yaml").read_text()
+
+    missing = {key for key in _keys(File) if f"{key}:" not in text}
+
+    assert missing <= {
+        # Said in words beside their siblings, or synonyms of what is shown.
+        "keys",
+        "unix_socket",
+        "quality_floor",
+        "max_wait_sec",
+        "interval_sec",
+        "cost_per_request_threshold_usd",
+        "non_inferiority_margin",
+    }
+    assert set(STRATEGY_BLOCKS) <= _keys(File)
+
+
+def _keys(block):
+    found = set()
+    for name, field in block.model_fields.items():
+        found.add(name)
+        for part in _blocks_in(field.annotation):
+            found |= _keys(part)
+    return found
+
+
+def _blocks_in(annotation):
+    if isinstance(annotation, type) and issubclass(annotation, Block):
+        return [annotation]
+    return [block for part in getattr(annotation, "__args__", ()) for block in _blocks_in(part)]
