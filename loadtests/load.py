@@ -23,6 +23,7 @@ from loadtests.processes import Cores, Failed, cpu_seconds
 SCRIPT = Path(__file__).with_name("templates") / "post.lua"
 PATH = "/v1/chat/completions"
 MAX_LOAD_SHARE = 0.9
+SATURATED = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,14 @@ class Throughput:
         return self.load_share > MAX_LOAD_SHARE
 
     @property
-    def per_cpu_second(self) -> float:
-        """Requests per CPU second of the proxy: its throughput if nothing else held it up."""
-        return self.rate / self.worker_share if self.worker_share else 0.0
+    def is_saturated(self) -> bool:
+        """The proxy had no core time left, so that ``rate`` is what it can do."""
+        return self.worker_share >= SATURATED
+
+    @property
+    def capacity(self) -> float:
+        """What the proxy serves with its core to itself: ``rate``, or requests per CPU second if it was held up."""
+        return self.rate if self.is_saturated else self.rate / max(self.worker_share, 0.01)
 
 
 @dataclass(frozen=True, slots=True)

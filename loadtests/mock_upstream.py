@@ -3,6 +3,8 @@
 Invariant: a reply's bytes are made before the request arrives (unary) or from a template plus a time stamp
 (streams), so that the mock is never what is measured. Streams are paced by one ticker for all of them.
 
+A request without a body is answered with the number of chunks sent so far.
+
 ``python -m loadtests.mock_upstream --port P [--reply-bytes N] [--chunks N] [--rate R]``
 """
 
@@ -73,6 +75,7 @@ class Pacer:
 
     def __init__(self, *, chunks: int, rate: float) -> None:
         self.chunks = chunks
+        self.sent = 0
         self._slots: list[list[Stream]] = [[] for _ in range(max(1, round(1 / rate / TICK_S)))]
         self._turn = 0
         self._next = 0.0
@@ -92,6 +95,7 @@ class Pacer:
             self._turn = (self._turn + 1) % len(self._slots)
             self._next += TICK_S
             slot[:] = [stream for stream in slot if stream.step()]
+            self.sent += len(slot)
         loop.call_at(self._next, self._tick, loop)
 
 
@@ -143,6 +147,9 @@ class MockUpstream(asyncio.Protocol):
         assert transport is not None
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
+        if not body:
+            transport.write(framed(b'{"chunks":%d}' % self._pacer.sent))
+            return
         # Members after the messages are near the end; the driver and the product put them there or
         # at the front, and a search from the back over 2 KB costs well under a microsecond.
         if b'"stream":true' in body or b'"stream": true' in body:

@@ -24,6 +24,7 @@ from optimizer.log.node import StateDirectory
 from optimizer.log.position_index import PositionIndex
 from optimizer.log.reader import Entry, LogReader
 from optimizer.log.segment import EventReader, Position
+from optimizer.reprice import CostRebuild
 from optimizer.response_index import ResponseIndex
 from optimizer.settings import Settings
 from optimizer.statistics import Statistics
@@ -116,6 +117,9 @@ class Ingest:
         self.cursor: Mapping[str, tuple[int, int]] = loaded.cursor
         self.counts: Counter[str] = Counter()
         self._restore_counts()
+        self.rebuild = CostRebuild(self.learner, LogReader(state.log_directory))
+        if (prices := loaded.snapshots.get(self.rebuild.name)) is not None:
+            self._restore_prices(prices)
         self._consumers: list[Consumer] = []
         self._most_bytes = most_bytes
         self._max_bytes = min(_FIRST_BYTES, most_bytes)
@@ -140,7 +144,9 @@ class Ingest:
     def configure(self, settings: Settings, *, reprice: Reprice | None = None) -> None:
         """Follow a configuration, at start and after every reload; see ``Learner.configure``."""
         self.learner.configure(settings, now=self._clock(), reprice=reprice)
+        self.rebuild.configure(self.cursor)
         self.learner.dirty_routes.update(route.name for route in settings.routes)
+        self._uncommitted = True
 
     def reset(self, route: str, *, model_key: str = "", variant_key: str = "") -> None:
         """Forget what an arm (or the whole route, without keys) did until now; saved with the next step."""
@@ -171,6 +177,7 @@ class Ingest:
         batch = self.reader.poll(self.cursor, self._max_bytes)
         self._more = batch.more
         if not batch.entries and batch.cursor == self.cursor:
+            self._rebuild_costs()
             return 0
         for entry in batch.entries:
             self._take(entry)
@@ -179,6 +186,7 @@ class Ingest:
         self._uncommitted = True
         self._commit()
         self._adapt(time.perf_counter() - started)
+        self._rebuild_costs()
         return len(batch.entries)
 
     async def run(self, interval_s: float = 0.05, checkpoint_s: float = 2.0) -> None:
@@ -272,7 +280,10 @@ class Ingest:
         self._uncommitted = False
 
     def _take_snapshots(self) -> dict[str, bytes]:
-        snapshots = {_COUNTS: orjson.dumps([self.counts, self.learner.counts])}
+        snapshots = {
+            _COUNTS: orjson.dumps([self.counts, self.learner.counts]),
+            self.rebuild.name: self.rebuild.snapshot(),
+        }
         for consumer in self._consumers:
             try:
                 snapshots[consumer.name] = consumer.snapshot()
@@ -288,6 +299,18 @@ class Ingest:
             self.learner.counts.update(learned)
         except (ValueError, TypeError, AttributeError):
             _log.warning("the totals of %s are damaged; they start at 0", _COUNTS)
+
+    def _rebuild_costs(self) -> None:
+        """Use a moment without backlog to price some old events again."""
+        if not self._more and self.rebuild.step(self._max_bytes // 2):
+            self._uncommitted = not self.rebuild.pending
+            self._more = True
+
+    def _restore_prices(self, data: bytes) -> None:
+        try:
+            self.rebuild.restore(data)
+        except (ValueError, TypeError, KeyError):
+            _log.warning("the known price versions are damaged; costs are not rebuilt for changes before now")
 
     def _adapt(self, took_s: float) -> None:
         """Size the next step by how long this one took."""

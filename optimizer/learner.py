@@ -127,12 +127,21 @@ class Learner:
         self._reprice = reprice
         for route in settings.routes:
             self.statistics.set_half_life(route.name, route.policy.half_life_s, at=now)
-        self.statistics.set_price_versions(
-            {arm: model.price.version for arm, model in self._models.items() if model.price is not None}
-        )
         self.statistics.set_summed(
             metric.name for metric in self._custom.values() if metric.aggregation == "sum"
         )
+
+    @property
+    def price_versions(self) -> dict[RouteArm, str]:
+        """Present price version of every configured arm, empty text for arms without a price."""
+        return {
+            arm: model.price.version if model.price is not None else "" for arm, model in self._models.items()
+        }
+
+    @property
+    def can_reprice(self) -> bool:
+        """Whether events of another price version can be priced again."""
+        return self._reprice is not None
 
     def mean_cost_usd(self, route: str, arm_id: str, *, at: float) -> float | None:
         """Mean cost of a completed request on a configured arm, None when it is unknown."""
@@ -155,18 +164,29 @@ class Learner:
         elif kind == events.FEEDBACK:
             self._fold_feedback(event)
 
-    def _fold_request(self, request_id: str, data: Mapping[str, Any]) -> None:
+    def lessons(self, data: Mapping[str, Any]) -> list[tuple[RouteArm, list[Lesson]]]:
+        """What a ``request.v1`` event's data teaches under the present configuration, per arm.
+
+        Raises:
+            TypeError, ValueError, AttributeError: If the data are not what they should be.
+        """
         route = data.get("route")
-        if route:
+        if not route:
+            return []
+        taught = reward.lessons(
+            data,
+            keys_of=lambda arm_id: self._keys_of(route, arm_id),
+            cost_of=lambda keys: self._cost_of(route, keys, data),
+        )
+        return [((route, *keys), lessons) for keys, lessons in taught]
+
+    def _fold_request(self, request_id: str, data: Mapping[str, Any]) -> None:
+        taught = self.lessons(data)
+        if taught:
             time = data["started_ms"] * 1e-3
-            taught = reward.lessons(
-                data,
-                keys_of=lambda arm_id: self._keys_of(route, arm_id),
-                cost_of=lambda keys: self._cost_of(route, keys, data),
-            )
-            for keys, lessons in taught:
-                self.statistics.add((route, *keys), time, lessons)
-            self.dirty_routes.add(route)
+            for arm, lessons in taught:
+                self.statistics.add(arm, time, lessons)
+            self.dirty_routes.add(data["route"])
         if self._waiting and request_id in self._waiting:
             for item in self._release(request_id):
                 self._teach(data, item.metric, item.value)
@@ -275,9 +295,9 @@ class Learner:
         The same is: the same idempotency key, or another rating of the request by the same source. Counters
         may be raised more than once by one source, under different keys.
         """
-        identities = [(day, _hash("id", event_id))]
+        identities = [] if data.get("key") is None else [(day, _hash("key", event_id))]
         metric = self._custom.get(signal)
-        if data.get("key") is None or metric is None or metric.aggregation != "sum":
+        if not identities or metric is None or metric.aggregation != "sum":
             identities.append((day, _hash("source", data["request_id"], signal, str(data.get("source")))))
         if any(identity in self._seen or self._was_seen(identity) for identity in identities):
             return True

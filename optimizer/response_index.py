@@ -14,7 +14,7 @@ from optimizer.ids import PREFIX
 
 REQUEST_BYTES = 30
 CAPACITY = 1_000_000
-RUN_SIZE = 16_384
+RUN_SIZE = 8_192
 
 
 class ResponseIndex:

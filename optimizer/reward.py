@@ -174,7 +174,9 @@ def _of_completed(data: Mapping[str, Any], cost: Sequence[Lesson]) -> list[Lesso
 
 def _decided(data: Mapping[str, Any]) -> ArmKeys | None:
     model_key, variant_key = data.get("model_key"), data.get("variant_key")
-    return (model_key, variant_key) if model_key and variant_key else None
+    if not isinstance(model_key, str) or not isinstance(variant_key, str):
+        return None
+    return model_key, variant_key
 
 
 def _keys(

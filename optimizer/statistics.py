@@ -25,6 +25,7 @@ from policies.types import NOTHING, ArmEvidence, Moments
 DEFAULT_HALF_LIFE_S = 7 * 86400.0
 # An event from further ahead of the present than this can not delay a new half-life or a reset.
 FUTURE_S = 300.0
+_HORIZON = HORIZON_HALF_LIVES // EPOCH_HALF_LIVES  # in epochs
 
 RouteArm: TypeAlias = tuple[str, str, str]  # route, model key, variant key
 CellKey: TypeAlias = tuple[str, str, str, str, int, int]  # route arm, signal, generation, epoch
@@ -148,6 +149,12 @@ class Statistics:
             self.add_row(row)
         self.latest = max(self.latest, other.latest)
 
+    def sibling(self) -> "Statistics":
+        """Empty statistics under the same clocks and resets, so that their rows can be added here."""
+        return Statistics(
+            clocks={route: clock.bends for route, clock in self._clocks.items()}, resets=self._resets
+        )
+
     def rows(self) -> Iterator[CellRow]:
         """Every cell, flat."""
         for epochs in self._arms.values():
@@ -242,10 +249,14 @@ class Statistics:
         version = self._price_versions.get(arm)
         if version is None:
             return self._heaviest_cost(arm, now)
+        # Asked for every request: straight through, and relative to the present epoch, which cancels out.
         signal, weight, total = reward.priced(reward.COST_USD, version), 0.0, 0.0
-        for scale, cells in self._readable(arm, now):
+        present = epoch_of(self._clocks[arm[0]].age(now))
+        generation = self._generation(arm, None) if self._resets else 0
+        for (made_in, epoch), cells in self._arms[arm].items():
             cell = cells.get(signal)
-            if cell is not None:
+            if cell is not None and made_in == generation and present - _HORIZON <= epoch <= present + 1:
+                scale = exp2((epoch - present) * EPOCH_HALF_LIVES)
                 weight += scale * cell.w
                 total += scale * cell.wx
         return total / weight if weight > 0.0 else self._heaviest_cost(arm, now)

@@ -14,7 +14,7 @@ A file that can not be read is moved aside, loudly, and learned again from the l
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
@@ -97,7 +97,7 @@ class Commit:
     cursor: Cursor
     waiting_added: Sequence[Waiting] = ()
     waiting_removed: Sequence[str] = ()
-    seen: Iterable[Identity] = ()
+    seen: Collection[Identity] = ()
     seen_before: int | None = None
     snapshots: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -234,14 +234,13 @@ class LearnerStore:
         return version
 
     def _write(self, step: Commit) -> None:
-        many, execute = self.connection.executemany, self.connection.execute
+        execute, many = self.connection.execute, self._many
         changes = step.statistics
-        if changes.dropped:
-            many(
-                "DELETE FROM cells WHERE route = ? AND model_key = ? AND variant_key = ? AND signal = ?"
-                " AND generation = ? AND epoch = ?",
-                changes.dropped,
-            )
+        many(
+            "DELETE FROM cells WHERE route = ? AND model_key = ? AND variant_key = ? AND signal = ?"
+            " AND generation = ? AND epoch = ?",
+            changes.dropped,
+        )
         many("INSERT OR REPLACE INTO cells VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", changes.cells)
         if changes.clocks is not None:
             execute("DELETE FROM clocks")
@@ -272,6 +271,10 @@ class LearnerStore:
             [item for item in step.snapshots.items() if self._snapshots.get(item[0]) != item[1]],
         )
         execute("INSERT OR REPLACE INTO facts VALUES ('latest', ?)", (step.latest,))
+
+    def _many(self, statement: str, rows: Collection[Sequence[object]]) -> None:
+        if rows:
+            self.connection.executemany(statement, rows)
 
     def _move_aside(self, error: Exception) -> None:
         number = 1

@@ -164,7 +164,7 @@ class DataPlane:
         started_ms: int,
     ) -> None:
         """Answer a request that never got as far as an upstream, and record that it came."""
-        elapsed_ms = (perf_counter() - request.body_at) * 1000
+        elapsed_ms = (perf_counter() - (request.body_at or request.head_at)) * 1000
         self.recorder.request(
             request_id,
             endpoint=endpoint,
@@ -234,8 +234,8 @@ class DataPlane:
             )
 
     def _pass_through(self, request: Request, responder: Responder) -> None:
-        request_id = self._ids.mint(int(time() * 1000))
-        ids = _id_block(request_id)
+        started_ms = int(time() * 1000)
+        request_id = self._ids.mint(started_ms)
         table = self.table
         handle = table.passthrough_handle(request.path) if table is not None else None
         try:
@@ -249,9 +249,11 @@ class DataPlane:
             if handle.missing is not None:
                 raise Unavailable(f"Upstream {handle.upstream.name!r}: {handle.missing}.")
         except ProxyError as fault:
-            responder.reply(fault.status, JSON + ids, fault.body())
+            self._refuse(fault, "other", None, request, responder, request_id, started_ms)
             return
-        relay = Relay(request, responder, ids=ids, closing=self._closing(request, request_id, table))
+        relay = Relay(
+            request, responder, ids=_id_block(request_id), closing=self._closing(request, request_id, table)
+        )
         self.in_flight += 1
         responder.listener = relay
         relay.begin(handle.pool, _raw_head(request, handle), streamed=True)

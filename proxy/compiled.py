@@ -89,6 +89,8 @@ class CompiledSide:
     context_limits: tuple[int | None, ...]
     smallest_context: int
     same_vectors: int
+    upstream_masks: Mapping[str, int]
+    passthrough: int
     fixed_facts: dict[tuple[int, int, str, int], bytes] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -339,6 +341,11 @@ def _assemble(name: str, arms: tuple[CompiledArm, ...], selector: Selector, base
         context_limits=contexts,
         smallest_context=min(known) if known else 2**62,
         same_vectors=_mask(arms, lambda arm: arm.model.model_id == vectors_of),
+        upstream_masks={
+            name: _mask(arms, lambda arm, u=name: arm.model.upstream == u)  # type: ignore[misc]
+            for name in {arm.model.upstream for arm in arms}
+        },
+        passthrough=_mask(arms, lambda arm: arm.handle.passthrough_auth),
     )
 
 

@@ -172,6 +172,10 @@ def _eligible(route: CompiledRoute, side: CompiledSide, envelope: Envelope, base
                 mask &= ~(1 << index)
     if route.plain:
         return mask, "plain"
+    if side.passthrough:
+        # The caller's own credential belongs to one origin, and ours must not stand in for it elsewhere.
+        own = side.upstream_masks[side.arms[baseline].model.upstream]
+        mask &= own if side.passthrough >> baseline & 1 else ~side.passthrough
     reason = "bandit"
     if envelope.endpoint == EMBEDDINGS:
         # Vectors of different models can't be compared, so the model never changes.
@@ -185,7 +189,7 @@ def _eligible(route: CompiledRoute, side: CompiledSide, envelope: Envelope, base
         reason = "embeddings"
     elif envelope.stateful:
         home = route.home or side.arms[side.baseline].model.upstream
-        mask &= sum(1 << arm.index for arm in side.arms if arm.model.upstream == home)
+        mask &= side.upstream_masks.get(home, 0)
         reason = "home" if mask.bit_count() <= 1 else "bandit"
     elif mask.bit_count() == 1:
         reason = "single"
@@ -207,6 +211,8 @@ def _why_not(side: CompiledSide, arm: CompiledArm, envelope: Envelope, reason: s
         return f"context of {limit} tokens is too small"
     if reason == "pinned":
         return "another arm is pinned"
+    if side.passthrough and not envelope.stateful and envelope.endpoint != EMBEDDINGS:
+        return "the caller's credential belongs to another upstream"
     return "embeddings keep their model" if envelope.endpoint == EMBEDDINGS else "not the home upstream"
 
 

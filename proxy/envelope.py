@@ -175,7 +175,8 @@ def _read_response_input(envelope: Envelope, payload: Any, needs: set[str]) -> N
 
 
 def _is_hosted(tool: Any) -> bool:
-    return type(tool) is dict and tool.get("type", "function") not in _OWN_TOOLS
+    kind = tool.get("type", "function") if type(tool) is dict else None
+    return type(kind) is str and kind not in _OWN_TOOLS
 
 
 def _read_items(envelope: Envelope, items: Sequence[Any], field: str, needs: set[str]) -> None:

@@ -222,9 +222,11 @@ class Exchange:
             return
         outcome = events.UPSTREAM_FAULT if isinstance(fault, UpstreamFault) else events.CENSORED
         if not self._responder.started:
-            block = self._fault_block()
+            block = _JSON + self._ids_block()
+            if fault.status == 503:
+                block += b"retry-after: 1\r\n"
             self._record(outcome, fault.status, error=fault.code)
-            self._responder.reply(fault.status, _JSON + block, fault.body())
+            self._responder.reply(fault.status, block, fault.body())
         else:
             self._record(outcome, 200, error=fault.code)
             if self._streaming and not self._raw:
@@ -406,9 +408,6 @@ class Exchange:
 
     def _head_block(self, overhead_ms: float | None = None) -> bytes:
         return crossing.returned(self._reply_headers) + self._ids_block(overhead_ms)
-
-    def _fault_block(self) -> bytes:
-        return self._ids_block()
 
     def _record(
         self, outcome: str, status: int, *, facts: ReplyFacts | None = None, error: str | None = None

@@ -5,18 +5,20 @@ Invariant: CPU and chunks are taken over one window in which all streams flow; m
 
 import json
 import time
+import urllib.request
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
 from loadtests.figures import Figure
-from loadtests.load import MAX_LOAD_SHARE
-from loadtests.peers import Proxy, Upstream, aiohttp_proxy, mock_upstream, nginx_proxy
+from loadtests.load import MAX_LOAD_SHARE, PATH, SCRIPT, chat_body
+from loadtests.peers import Proxy, Upstream, aiohttp_proxy, mock_upstream, nginx_proxy, tool
 from loadtests.processes import Child, Failed, cpu_seconds, python_module, rss_bytes
 from loadtests.product import configuration, product
 from loadtests.scenarios.context import Context, Report
 
 STREAMS = 200
+WATCHED = 10
 RATE = 50
 OPEN_STREAMS = 1000
 SLOW_RATE = 1
@@ -78,36 +80,54 @@ def relay(context: Context) -> Report:
 
 
 def _window(context: Context, proxy: Proxy, upstream: Upstream, *options: str) -> Relayed:
-    command = python_module(
-        "loadtests.streams",
-        "--port",
-        str(proxy.port),
-        "--streams",
-        str(STREAMS),
-        "--seconds",
-        str(context.seconds),
-        *options,
+    """Most streams end in wrk, which costs little; a few end in the client that measures delays."""
+    body = context.directory / "stream.json"
+    asks = '"stream_options":{"include_usage":true},' if "--ask-usage" in options else ""
+    body.write_bytes(
+        chat_body(2048, stream=True).replace(b'{"messages"', b"{" + asks.encode() + b'"messages"', 1)
     )
-    with Child(command, core=context.cores.load, log=context.directory / "streams.log") as client:
-        client.wait_for(rf"opened {STREAMS}\b", seconds=40)
-        others = [*upstream.pids, *proxy.side_pids, client.pid]
-        begun = (time.monotonic(), cpu_seconds(proxy.worker_pids), cpu_seconds(others))
-        time.sleep(context.seconds - 0.2)
-        ended = (time.monotonic(), cpu_seconds(proxy.worker_pids), cpu_seconds(others))
+    port, seconds = str(proxy.port), context.seconds + 6
+    watch = [*("--port", port), *("--streams", str(WATCHED)), *("--seconds", str(context.seconds))]
+    sink = [tool("wrk", "wrk"), "-t1", f"-c{STREAMS - WATCHED}", f"-d{seconds}s", "--timeout", "60s"]
+    sink += ["-s", str(SCRIPT), f"http://127.0.0.1:{port}{PATH}"]
+    with (
+        Child(
+            sink,
+            core=context.cores.load,
+            log=context.directory / "sink.log",
+            environ={"LOADTEST_BODY": str(body)},
+        ) as bulk,
+        Child(
+            python_module("loadtests.streams", *watch, *options),
+            core=context.cores.load,
+            log=context.directory / "streams.log",
+        ) as client,
+    ):
+        client.wait_for(rf"opened {WATCHED}\b", seconds=40)
+        time.sleep(1.0)
+        others = [*upstream.pids, *proxy.side_pids, client.pid, bulk.pid]
+        begun = _sample(proxy, upstream, others)
+        time.sleep(context.seconds - 1.2)
+        ended = _sample(proxy, upstream, others)
         seen = json.loads(client.wait_for("JSON (.*)", seconds=10).group(1))
-    if seen["broken"] or not seen["chunks"]:
-        raise Failed(f"{proxy.name}: {seen}")
-    elapsed = ended[0] - begun[0]
-    # The client's window is a little longer than ours; its chunk rate is steady, so it is scaled.
-    chunks = seen["chunks"] * elapsed / context.seconds
+    elapsed, chunks = ended[0] - begun[0], ended[1] - begun[1]
+    if seen["broken"] or chunks < 0.9 * STREAMS * RATE * elapsed:
+        raise Failed(f"{proxy.name}: {chunks} chunks in {elapsed:.1f} s; {seen}")
     return Relayed(
-        chunks=int(chunks),
-        cpu_us_per_chunk=(ended[1] - begun[1]) / chunks * 1e6,
-        worker_share=(ended[1] - begun[1]) / elapsed,
-        load_share=(ended[2] - begun[2]) / elapsed,
+        chunks=chunks,
+        cpu_us_per_chunk=(ended[2] - begun[2]) / chunks * 1e6,
+        worker_share=(ended[2] - begun[2]) / elapsed,
+        load_share=(ended[3] - begun[3]) / elapsed,
         p50_ms=seen["p50_ms"],
         p99_ms=seen["p99_ms"],
     )
+
+
+def _sample(proxy: Proxy, upstream: Upstream, others: list[int]) -> tuple[float, int, float, float]:
+    """Time, chunks the upstream has sent, CPU of the worker, CPU of everything else."""
+    with urllib.request.urlopen(f"{upstream.url}/", timeout=5) as reply:
+        chunks = int(json.loads(reply.read())["chunks"])
+    return time.monotonic(), chunks, cpu_seconds(proxy.worker_pids), cpu_seconds(others)
 
 
 def memory(context: Context) -> Report:

@@ -103,6 +103,8 @@ class LogReader:
             for source in sources
             if source not in self._finished or self._finished[source] != moved.get(source)
         ]
+        if len(self._finished) > len(sources):
+            self._finished = {name: end for name, end in self._finished.items() if name in moved}
         entries: list[Entry] = []
         left = max_bytes
         while hungry and left > 0:
@@ -158,8 +160,8 @@ class LogReader:
                 return taken, False
             is_last = place.segment == numbers[-1]
             with open_segment(directory, place.segment) as segment:
-                if segment is None:
-                    return taken, True
+                if segment is None:  # Gone since it was listed; the next poll lists anew.
+                    return taken, False
                 size, tail = self._read(place, segment, budget - taken, entries)
                 taken += size
                 if tail is None:

@@ -106,7 +106,7 @@ def _files(number: int, found: Mapping[str, os.stat_result]) -> SegmentFiles:
     return SegmentFiles(
         number,
         packed=names[0] not in found,
-        stored_bytes=sum(facts.st_blocks * 512 for facts in present),
+        stored_bytes=sum(max(facts.st_size, facts.st_blocks * 512) for facts in present),
         modified_at=present[0].st_mtime,
     )
 

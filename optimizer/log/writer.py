@@ -32,9 +32,9 @@ import orjson
 
 from optimizer.log.node import source_name
 
+# What a line is worth when not all can be kept: requests, feedback and control events; worker statistics.
 VITAL: Final = 0
 DETAIL: Final = 1
-PRIORITIES: Final[Mapping[str, int]] = {"llm_optimizer.worker.stats.v1": DETAIL}
 
 LOCK_NAME: Final = "lock"
 LEASE_NAME: Final = "lease"

@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,7 @@ from optimizer.sinks.base import CursorFile, SinkStats
 _log = logging.getLogger(__name__)
 
 _CONTENT_TYPE: Final = ("content-type", b"application/cloudevents+json; charset=UTF-8")
+_DISCARD_STEP_S: Final = 0.02
 _CE_ATTRIBUTES: Final = ("specversion", "id", "source", "type", "time")
 
 
@@ -121,7 +122,7 @@ class KafkaShipper:
                     self._pause_s = min(self._pause_s * 2, self._tuning.longest_pause_s)
         finally:
             self.stats.up = False
-            self._save(force=True)
+            self._save()
 
     def _failed(self, error: BaseException) -> None:
         self.stats.up = False
@@ -139,7 +140,7 @@ class KafkaShipper:
             self.stats.up = True
             while not stop.is_set():
                 if not await self._ship_batch(producer):
-                    self._save()
+                    await self._save_sometimes()
                     self._measure_lag()
                     await _wait(stop, self._tuning.idle_s)
         finally:
@@ -170,7 +171,7 @@ class KafkaShipper:
             await self._deliver(producer, [_record(entry) for entry in batch.entries])
             self._pause_s = self._tuning.first_pause_s
         self._cursor = batch.cursor
-        self._save()
+        await self._save_sometimes()
         return bool(batch.entries)
 
     async def _deliver(self, producer: Any, records: Sequence[_Record]) -> None:
@@ -240,14 +241,19 @@ class KafkaShipper:
         finally:
             os.close(descriptor)
 
-    def _save(self, *, force: bool = False) -> None:
-        now = self._clock()
-        if self._cursor == self._saved or (now < self._save_at and not force):
+    async def _save_sometimes(self) -> None:
+        if self._clock() >= self._save_at:
+            self._save_at = self._clock() + self._tuning.save_every_s
+            # In a thread, because it waits for the disk.
+            await asyncio.to_thread(self._save)
+
+    def _save(self) -> None:
+        cursor = dict(self._cursor)
+        if cursor == self._saved:
             return
-        self._save_at = now + self._tuning.save_every_s
         try:
-            self._cursor_file.save(self._cursor)
-            self._saved = dict(self._cursor)
+            self._cursor_file.save(cursor)
+            self._saved = cursor
         except OSError as error:
             # Only duplicates can come of it.
             _log.warning("cannot save the shipping cursor: %s", error)
@@ -286,25 +292,23 @@ async def _wait(stop: asyncio.Event, seconds: float) -> None:
 
 
 async def _discard(producer: Any, limit_s: float) -> None:
-    """Take a producer apart within a few ``limit_s``, though its own ``stop`` would wait for a dead broker for ever.
+    """Take a producer apart, within ``limit_s`` per step.
 
-    Nothing is lost by it: what was not acknowledged is still in the log. The order matters: with the connections
-    closed the sender's requests end, with the sender gone its batches may be failed, and then ``stop`` finds nothing
-    to wait for.
+    Its own ``stop`` waits until every batch is delivered, which with a dead broker is for ever; so the parts are ended
+    one by one, by names that aiokafka keeps private. Nothing is lost by it: what was not acknowledged is in the log.
     """
+    producer._closed = True
     sender = producer._sender.sender_task
     if sender is not None:
         sender.cancel()
-    await _within(limit_s, producer.client.close())
-    if sender is not None:
-        await asyncio.wait({sender}, timeout=limit_s)
-    producer._message_accumulator.fail_all(KafkaError("the producer was discarded"))
-    await _within(limit_s, producer.stop())
-
-
-async def _within(limit_s: float, closing: Coroutine[Any, Any, None]) -> None:
-    """Wait for ``closing``, but not for long; that it fails only matters to whoever reads the log."""
     try:
-        await asyncio.wait_for(closing, limit_s)
+        await asyncio.wait_for(producer.client.close(), limit_s)
     except (KafkaError, OSError, TimeoutError) as error:
-        _log.warning("closing a Kafka producer failed: %r", error)
+        _log.warning("closing a Kafka client failed: %r", error)
+    deadline = time.monotonic() + limit_s
+    while sender is not None and not sender.done() and time.monotonic() < deadline:
+        # Requests that were cut off now wait for fresh metadata, which a closed client never gets.
+        metadata = producer.client._md_update_fut
+        if metadata is not None:
+            metadata.cancel()
+        await asyncio.wait({sender}, timeout=_DISCARD_STEP_S)

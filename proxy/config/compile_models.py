@@ -55,6 +55,10 @@ class ModelCompiler:
             self.compiled[name] = model
         return model
 
+    def knows(self, name: str) -> bool:
+        """Whether ``get`` can find a model of this name."""
+        return name in self._blocks or facts_of(name, None, None).upstream is not None
+
     def _compile(self, name: str, block: ModelBlock, facts: Facts, path: KeyPath) -> Model | None:
         upstream_name = self._upstream_name(name, block, facts, path)
         if upstream_name is None:

@@ -142,7 +142,7 @@ class RouteCompiler:
         if not blocks:
             if path in self.findings.broken:
                 return ()
-            if self.models.get(name, (*path, "arms")) is None:
+            if not self.models.knows(name):
                 self.findings.problem((*path, "arms"), "is required: a route needs at least one arm.")
                 return ()
             blocks = [ArmBlock(model=name)]

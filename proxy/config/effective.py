@@ -84,6 +84,8 @@ def _restore(value: Any, loaded: Loaded, path: KeyPath) -> Any:
         return mask_address(str(raw) if taken else value, path, loaded.source.overrides.get(path))
     if taken:
         return raw
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return value.replace("${", "$${") if isinstance(value, str) else value
 
 

@@ -27,6 +27,10 @@ def origin_of(upstream: Upstream) -> str:
     return f"{parts.scheme}://{parts.hostname}:{parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)}"
 
 
+# Never empty: an empty key stands for every variant when statistics are reset.
+IDENTITY_VARIANT_KEY = "identity"
+
+
 def model_key(origin: str, model_id: str) -> str:
     """Identity of a model: where it is and what it is called there."""
     return _digest("model", [origin, model_id])
@@ -40,9 +44,9 @@ def arm_model_key(origin: str, model_id: str, parameters: Mapping[str, Any]) -> 
 
 
 def variant_key(system: str | None, mode: str, template: str | None) -> str:
-    """Identity of a prompt's content; empty for the unchanged prompt."""
+    """Identity of a prompt's content; a word of its own for the unchanged prompt, never empty."""
     if system is None and template is None:
-        return ""
+        return IDENTITY_VARIANT_KEY
     return _digest("variant", [system, mode if system is not None else None, template])
 
 

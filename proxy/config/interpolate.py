@@ -45,6 +45,8 @@ def interpolate(
 
 
 def _substitute(text: str, environ: Mapping[str, str], findings: Findings, path: KeyPath) -> str:
+    unset = []
+
     def replacement(match: re.Match[str]) -> str:
         if match.group(1):
             return match.group(1)
@@ -58,7 +60,11 @@ def _substitute(text: str, environ: Mapping[str, str], findings: Findings, path:
                 f"the environment variable {name} is not set.",
                 f"Set it, or write ${{{name}:-default}}; for a literal dollar brace write $${{.",
             )
+            unset.append(name)
             return ""
         return value
 
-    return _VARIABLE.sub(replacement, text)
+    result = _VARIABLE.sub(replacement, text)
+    if unset:
+        findings.unset.add(path)
+    return result

@@ -58,16 +58,19 @@ class Findings:
 
     ``moved`` maps a path in the normal form to where the operator wrote it, ``lines`` a written path to its
     line. ``broken`` holds the first two parts of paths that were refused: what refers to them is not blamed
-    as well.
+    as well. ``unset`` holds paths whose value a missing variable left unknown: nothing else is said of them.
     """
 
     moved: dict[KeyPath, KeyPath] = field(default_factory=dict)
     lines: dict[KeyPath, int] = field(default_factory=dict)
     broken: set[KeyPath] = field(default_factory=set)
+    unset: set[KeyPath] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
     def problem(self, path: KeyPath, message: str, suggestion: str | None = None) -> None:
+        if path in self.unset:
+            return
         written = self.written(path)
         found = Problem(show_path(written), message, suggestion, self._line(written))
         if found not in self.problems:

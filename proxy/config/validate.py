@@ -18,7 +18,9 @@ from proxy.config.places import is_secret
 from proxy.config.problems import Findings, KeyPath, suggest
 
 _MOST_ROUNDS = 12
-_LONGEST_VALUE = 40
+# A key is longer than most words; and where keys are expected a misplaced one may stand.
+_LONGEST_VALUE = 24
+_UNSHOWN = {("upstreams",), ("admin",), ("database",), ("redis",), ("passthrough",)}
 _MESSAGES: Mapping[str, str] = {
     "missing": "is required.",
     "string_type": "must be text; put it in quotes.",
@@ -132,7 +134,7 @@ def _hint(detail: ErrorDetails, path: KeyPath, data: dict[str, Any]) -> str | No
 def _shown(path: KeyPath, data: dict[str, Any], raw: dict[str, Any]) -> str:
     """The value at fault, unless it is a secret, came from the environment, or is long."""
     value, written = _at(data, path), _at(raw, path)
-    if not isinstance(value, (str, int, float)) or is_secret(path) or "headers" in path or "url" in path[-1:]:
+    if not isinstance(value, (str, int, float)) or is_secret(path) or path[:1] in _UNSHOWN:
         return ""
     if value != written or len(str(value)) > _LONGEST_VALUE:
         return ""

@@ -92,7 +92,6 @@ async def _wakeups(path: Path, poll_s: float, use_notifications: bool) -> AsyncG
                 step=DEBOUNCE_MS // 3,
                 rust_timeout=max(1, int(poll_s * 1000)),
                 yield_on_timeout=True,
-                raise_interrupt=False,
             ):
                 yield
                 if _directories(path) != directories:

@@ -110,7 +110,11 @@ def _picture(frame: Frame) -> RenderableType:
         (f"{tally.total.mean_quality:.1%}", "bold"),
         f"   p50 {tally.total.p50_s * 1000:.0f} ms   errors {sum(tally.errors.values())}",
     )
-    progress = ProgressBar(total=1.0, completed=frame.done, width=60)
+    progress = Table.grid(padding=(0, 1))
+    progress.add_row(
+        ProgressBar(total=1.0, completed=frame.done, width=50),
+        f"{frame.elapsed_s:.0f} of {frame.planned_s:.0f} s",
+    )
     return Group(progress, head, _saving_text(saving, lately=True), arms_table(frame))
 
 

@@ -107,6 +107,16 @@ class Pool:
             call, _ = self._waiting.popitem(last=False)
             call.fail(Overloaded("The upstream's pool was closed."))
 
+    def abort(self) -> None:
+        """Close everything now; calls under way fail."""
+        self.close()
+        for connection in list(self._connections):
+            connection.cut()
+        for call in list(self._attempts):
+            self._give_up(call)
+            call.fail(Overloaded("The upstream's pool was closed."))
+        self._sweeper.stop()
+
     # Home and Exchange
 
     def now(self) -> float:

@@ -211,6 +211,10 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._fail(TimeoutFault("first_byte", origin.first_byte_s))
 
+    def cut(self) -> None:
+        """Close now; the call fails."""
+        self._fail(ResetFault("The connection to the upstream was closed by the proxy."))
+
     # Carrier
 
     def send_more(self, data: bytes) -> None:

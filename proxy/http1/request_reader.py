@@ -111,7 +111,7 @@ class RequestReader:
         except httptools.HttpParserUpgrade as upgrade:
             return self._after_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            return self._failure(data, error)
+            return self._failure(error)
         if self._fed > _CHUNK_OVERHEAD_BYTES or self._fed > self._state.limits().max_line_bytes:
             return self._excess()
         return None
@@ -264,13 +264,13 @@ class RequestReader:
             return None
         return self.feed(rest) if rest else None
 
-    def _failure(self, data: bytes, error: httptools.HttpParserError) -> ProxyError | None:
+    def _failure(self, error: httptools.HttpParserError) -> ProxyError | None:
         refusal = self._refusal
         if refusal is not None:
             return refusal
         if self.last and self.request is None:
             return None  # bytes after a request that said `connection: close`
-        if data.startswith(b"PRI * HTTP/2"):
+        if "PRI/Upgrade" in str(error):  # llhttp's words for the preface of HTTP/2
             return Refused(505, "HTTP/2 is not spoken here, HTTP/1.1 is.", "http_version_not_supported")
         return Refused(400, f"Malformed HTTP/1.1: {error}.", "malformed_request")
 

@@ -13,6 +13,7 @@ from proxy.envelope import Envelope
 from proxy.errors import error_body
 from proxy.providers.base import REPORTED, ReplyFacts
 from proxy.providers.event_stream import EventStreamDecoder
+from proxy.providers.shape import items_of, object_of, text_of
 from proxy.providers.sse import event_data, split_events
 
 FINISH_REASONS: Final[Mapping[str, str]] = {
@@ -55,11 +56,11 @@ class Usage:
             "cache_creation_input_tokens",
         ):
             value = usage.get(name)
-            if type(value) is int:
+            if type(value) is int and value >= 0:
                 self.counts[name] = value
-        by_age = usage.get("cache_creation")
-        if type(by_age) is dict and type(value := by_age.get("ephemeral_1h_input_tokens")) is int:
-            self.counts["1h"] = value
+        hour = object_of(usage.get("cache_creation")).get("ephemeral_1h_input_tokens")
+        if type(hour) is int and hour >= 0:
+            self.counts["1h"] = hour
 
     def fill(self, facts: ReplyFacts) -> None:
         """Write the input side into ``facts``, and the output side once it was reported."""
@@ -100,7 +101,7 @@ def finish_reason(stop_reason: Any) -> str:
 
 def translate_error(error: Any, fallback: str) -> tuple[bytes, str, str | None]:
     """An error object as (OpenAI-shaped body, type, code)."""
-    source: Mapping[str, Any] = error if type(error) is dict else {}
+    source = object_of(error)
     kind, code = ERRORS.get(str(source.get("type")), ("server_error", "upstream_error"))
     message = source.get("message")
     if code == "invalid_api_key" or type(message) is not str or not message:
@@ -111,12 +112,11 @@ def translate_error(error: Any, fallback: str) -> tuple[bytes, str, str | None]:
 def chat_completion(doc: Mapping[str, Any], facts: ReplyFacts, created: int) -> tuple[bytes, str]:
     """A whole message as (chat completion, the answer's text); ids, usage and reasons go into ``facts``."""
     usage = Usage()
-    if type(given := doc.get("usage")) is dict:
-        usage.add(given)
+    usage.add(object_of(doc.get("usage")))
     usage.fill(facts)
     usage.fill_output(facts)
-    facts.response_id = _text(doc.get("id"))
-    facts.response_model = _text(doc.get("model"))
+    facts.response_id = text_of(doc.get("id")) or None
+    facts.response_model = text_of(doc.get("model")) or None
     reason = finish_reason(doc.get("stop_reason"))
     facts.finish_reasons.append(reason)
     message, text = _message(doc.get("content"))
@@ -136,12 +136,13 @@ def _message(content: Any) -> tuple[dict[str, Any], str]:
     texts: list[str] = []
     thoughts: list[str] = []
     calls: list[dict[str, Any]] = []
-    for block in content if type(content) is list else ():
-        kind = block.get("type") if type(block) is dict else None
+    for item in items_of(content):
+        block = object_of(item)
+        kind = block.get("type")
         if kind == "text":
-            texts.append(block.get("text") or "")
+            texts.append(text_of(block.get("text")))
         elif kind == "thinking":
-            thoughts.append(block.get("thinking") or "")
+            thoughts.append(text_of(block.get("thinking")))
         elif kind == "tool_use":
             arguments = orjson.dumps(block.get("input") or {}).decode()
             function = {"name": block.get("name"), "arguments": arguments}
@@ -233,25 +234,21 @@ class MessagesStreamDecoder(EventStreamDecoder):
         return b"data: " + orjson.dumps(chunk) + b"\n\n"
 
     def _start(self, doc: dict[str, Any]) -> bytes:
-        message = doc.get("message")
-        if type(message) is dict:
-            self.facts.response_id = _text(message.get("id"))
-            self.facts.response_model = _text(message.get("model"))
-            if type(usage := message.get("usage")) is dict:
-                self._usage.add(usage)
-                self._usage.fill(self.facts)
+        message = object_of(doc.get("message"))
+        self.facts.response_id = text_of(message.get("id")) or None
+        self.facts.response_model = text_of(message.get("model")) or None
+        self._usage.add(object_of(message.get("usage")))
+        self._usage.fill(self.facts)
         return self._chunk({"role": "assistant", "content": "", "refusal": None})
 
     def _block_start(self, doc: dict[str, Any]) -> bytes:
-        block = doc.get("content_block")
-        if type(block) is not dict:
-            return b""
-        if block.get("type") == "text" and block.get("text"):
-            return self._text_delta(block["text"])
+        block = object_of(doc.get("content_block"))
+        if block.get("type") == "text":
+            return self._text_delta(text_of(block.get("text")))
         if block.get("type") != "tool_use":
             return b""
         position = len(self._tools)
-        self._tools[doc.get("index", 0)] = position
+        self._tools[_index(doc)] = position
         self._waiting.add(position)
         self.facts.tool_calls = True
         function = {"name": block.get("name"), "arguments": ""}
@@ -259,29 +256,28 @@ class MessagesStreamDecoder(EventStreamDecoder):
         return self._chunk({"tool_calls": [call]})
 
     def _delta(self, doc: dict[str, Any]) -> bytes:
-        delta = doc.get("delta")
-        if type(delta) is not dict:
-            return b""
+        delta = object_of(doc.get("delta"))
         kind = delta.get("type")
         if kind == "text_delta":
-            return self._text_delta(delta.get("text"))
-        if kind == "thinking_delta" and delta.get("thinking"):
-            self.content_events += 1
-            self.facts.content_chars += len(delta["thinking"])
-            return self._chunk({"reasoning_content": delta["thinking"]})
-        if kind == "input_json_delta" and delta.get("partial_json"):
-            self.content_events += 1
-            self.facts.content_chars += len(delta["partial_json"])
-            position = self._tools.get(doc.get("index", 0), 0)
+            return self._text_delta(text_of(delta.get("text")))
+        if kind == "thinking_delta" and (thought := text_of(delta.get("thinking"))):
+            self._note_piece(thought)
+            return self._chunk({"reasoning_content": thought})
+        if kind == "input_json_delta" and (part := text_of(delta.get("partial_json"))):
+            self._note_piece(part)
+            position = self._tools.get(_index(doc), 0)
             self._waiting.discard(position)
-            return self._arguments(position, delta["partial_json"])
+            return self._arguments(position, part)
         return b""
 
-    def _text_delta(self, text: Any) -> bytes:
-        if type(text) is not str or not text:
-            return b""
+    def _note_piece(self, text: str) -> None:
         self.content_events += 1
         self.facts.content_chars += len(text)
+
+    def _text_delta(self, text: str) -> bytes:
+        if not text:
+            return b""
+        self._note_piece(text)
         self._note_text(orjson.dumps(text)[1:-1])
         return self._chunk({"content": text})
 
@@ -289,7 +285,7 @@ class MessagesStreamDecoder(EventStreamDecoder):
         return self._chunk({"tool_calls": [{"index": position, "function": {"arguments": text}}]})
 
     def _block_stop(self, doc: dict[str, Any]) -> bytes:
-        position = self._tools.get(doc.get("index", -1))
+        position = self._tools.get(_index(doc))
         if position is None or position not in self._waiting:
             return b""
         # No arguments were streamed: clients parse what they got, and "" is not JSON.
@@ -297,12 +293,12 @@ class MessagesStreamDecoder(EventStreamDecoder):
         return self._arguments(position, "{}")
 
     def _message_delta(self, doc: dict[str, Any]) -> bytes:
-        if type(usage := doc.get("usage")) is dict:
-            self._usage.add(usage)
-            self._usage.fill(self.facts)
+        usage = object_of(doc.get("usage"))
+        self._usage.add(usage)
+        self._usage.fill(self.facts)
+        if "output_tokens" in usage:
             self._usage.fill_output(self.facts)
-        delta = doc.get("delta")
-        reason = delta.get("stop_reason") if type(delta) is dict else None
+        reason = object_of(doc.get("delta")).get("stop_reason")
         if reason is None:
             return b""
         self.facts.finish_reasons.append(finish_reason(reason))
@@ -316,5 +312,6 @@ class MessagesStreamDecoder(EventStreamDecoder):
         return self._data([], openai_usage(self.facts)) + last
 
 
-def _text(value: Any) -> str | None:
-    return value if type(value) is str else None
+def _index(doc: Mapping[str, Any]) -> int:
+    index = doc.get("index")
+    return index if type(index) is int else 0

@@ -12,6 +12,7 @@ import orjson
 
 from optimizer.routing import Model
 from proxy.errors import ClientFault
+from proxy.providers.shape import items_of, object_of
 
 DEFAULT_MAX_TOKENS: Final = 4096
 MAX_USER_CHARS: Final = 256
@@ -43,7 +44,7 @@ def messages_request(doc: Mapping[str, Any], model: Model) -> dict[str, Any]:
     for name in ("top_k", "thinking", "cache_control"):
         if doc.get(name) is not None:
             body[name] = doc[name]
-    stops = [doc["stop"]] if type(doc.get("stop")) is str else doc.get("stop") or ()
+    stops = [doc["stop"]] if type(doc.get("stop")) is str else items_of(doc.get("stop"))
     # Sequences of white space alone are refused there; without them the answer is only longer.
     if wanted := [stop for stop in stops if type(stop) is str and stop.strip()]:
         body["stop_sequences"] = wanted
@@ -58,7 +59,7 @@ def messages_request(doc: Mapping[str, Any], model: Model) -> dict[str, Any]:
 def _refuse_inexpressible(doc: Mapping[str, Any]) -> None:
     if doc.get("n") not in (None, 1):
         raise _cannot("n", "more than one choice")
-    if "audio" in (doc.get("modalities") or ()):
+    if "audio" in items_of(doc.get("modalities")):
         raise _cannot("modalities", "audio output")
     if doc.get("logprobs"):
         raise _cannot("logprobs", "log probabilities")
@@ -189,13 +190,14 @@ def _assistant_blocks(message: Mapping[str, Any], where: str) -> list[dict[str, 
     blocks = _blocks(message.get("content"), where)
     if not blocks:
         blocks = _blocks(message.get("refusal"), where)
-    calls = message.get("tool_calls") or ()
-    if message.get("function_call"):
-        calls = [{"id": message["function_call"].get("name"), "function": message["function_call"]}]
-    for number, call in enumerate(calls):
+    calls = items_of(message.get("tool_calls"))
+    if function := object_of(message.get("function_call")):
+        calls = [{"id": function.get("name"), "function": function}]
+    for number, item in enumerate(calls):
         here = f"{where}.tool_calls[{number}]"
-        function = call.get("function") if type(call) is dict else None
-        if type(function) is not dict:
+        call = object_of(item)
+        function = object_of(call.get("function"))
+        if not function:
             raise ClientFault(f"'{here}.function' must be an object.", param=f"{here}.function")
         blocks.append(
             {
@@ -237,9 +239,9 @@ def _tool_result(message: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _add_tools(body: dict[str, Any], doc: Mapping[str, Any], *, strict: bool) -> None:
-    functions = [_function(tool, f"tools[{number}]") for number, tool in enumerate(doc.get("tools") or ())]
+    functions = [_function(tool, f"tools[{n}]") for n, tool in enumerate(items_of(doc.get("tools")))]
     functions.extend(
-        _tool(function, f"functions[{number}]") for number, function in enumerate(doc.get("functions") or ())
+        _tool(function, f"functions[{n}]") for n, function in enumerate(items_of(doc.get("functions")))
     )
     if not strict:
         # Models that cannot constrain their output refuse the word instead of ignoring it.
@@ -295,15 +297,12 @@ def _tool_choice(choice: Any) -> dict[str, Any] | None:
 
 
 def _add_output_format(body: dict[str, Any], doc: Mapping[str, Any]) -> None:
-    given = doc.get("response_format")
-    if type(given) is not dict:
-        return
+    given = object_of(doc.get("response_format"))
     if given.get("type") == "json_object":
         raise _cannot("response_format", "JSON without a schema; ask for json_schema")
     if given.get("type") != "json_schema":
         return
-    wrapper = given.get("json_schema")
-    schema = wrapper.get("schema") if type(wrapper) is dict else None
+    schema = object_of(given.get("json_schema")).get("schema")
     if type(schema) is not dict:
         where = "response_format.json_schema.schema"
         raise ClientFault(f"'{where}' must be an object.", param=where)

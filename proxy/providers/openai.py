@@ -29,6 +29,7 @@ from proxy.providers.openai_stream import (
     read_response_end,
 )
 from proxy.providers.openai_usage import client_error, note_error, read_usage
+from proxy.providers.shape import items_of, object_of, text_of
 from proxy.providers.signals import json_validity, wants_json
 
 SUFFIXES: Final = {
@@ -136,8 +137,8 @@ def _read_reply(envelope: Envelope, body: bytes, facts: ReplyFacts) -> None:
     if type(doc) is not dict:
         facts.error_type = "invalid_reply"
         return
-    facts.response_id = _text(doc.get("id")) or None
-    facts.response_model = _text(doc.get("model")) or None
+    facts.response_id = text_of(doc.get("id")) or None
+    facts.response_model = text_of(doc.get("model")) or None
     if envelope.endpoint == RESPONSES:
         read_response_end(facts, doc)
         _finish_text(envelope, facts, _response_text(doc, facts))
@@ -170,41 +171,35 @@ def _read_edges(body: bytes, facts: ReplyFacts) -> bool:
 
 def _choices_text(doc: Mapping[str, Any], facts: ReplyFacts) -> str:
     texts: list[str] = []
-    choices = doc.get("choices")
-    for choice in choices if type(choices) is list else ():
-        if type(choice) is not dict:
-            continue
+    for item in items_of(doc.get("choices")):
+        choice = object_of(item)
         if type(reason := choice.get("finish_reason")) is str:
             facts.finish_reasons.append(reason)
-        if type(choice.get("text")) is str:
-            texts.append(choice["text"])
-        message = choice.get("message")
-        if type(message) is dict:
-            if message.get("tool_calls") or message.get("function_call"):
-                facts.tool_calls = True
-            texts.append(_content_text(message.get("content")) or _text(message.get("refusal")))
-            if message.get("audio"):
-                facts.has_content = True
+        texts.append(text_of(choice.get("text")))
+        message = object_of(choice.get("message"))
+        if message.get("tool_calls") or message.get("function_call"):
+            facts.tool_calls = True
+        if message.get("audio"):
+            facts.has_content = True
+        texts.append(_content_text(message.get("content")) or text_of(message.get("refusal")))
     return "".join(texts)
 
 
 def _content_text(content: Any) -> str:
     if type(content) is list:
-        return "".join(_text(part.get("text")) for part in content if type(part) is dict)
-    return _text(content)
+        return "".join(text_of(object_of(part).get("text")) for part in content)
+    return text_of(content)
 
 
 def _response_text(doc: Mapping[str, Any], facts: ReplyFacts) -> str:
     texts: list[str] = []
-    output = doc.get("output")
-    for item in output if type(output) is list else ():
-        if type(item) is not dict:
-            continue
-        if item.get("type") == "message":
-            for part in item.get("content") or ():
-                if type(part) is dict:
-                    texts.append(_text(part.get("text")) or _text(part.get("refusal")))
-        elif str(item.get("type")).endswith("_call"):
+    for item in items_of(doc.get("output")):
+        entry = object_of(item)
+        kind = text_of(entry.get("type"))
+        if kind == "message":
+            parts = [object_of(part) for part in items_of(entry.get("content"))]
+            texts.extend(text_of(part.get("text")) or text_of(part.get("refusal")) for part in parts)
+        elif kind.endswith("_call"):
             facts.tool_calls = True
     return "".join(texts)
 
@@ -217,7 +212,3 @@ def _finish_text(envelope: Envelope, facts: ReplyFacts, text: str) -> None:
     facts.text_head = text[:HEAD_CHARS]
     if wants_json(envelope):
         facts.json_valid = json_validity(envelope, text)
-
-
-def _text(value: Any) -> str:
-    return value if type(value) is str else ""

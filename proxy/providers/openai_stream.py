@@ -21,6 +21,7 @@ from proxy.envelope import Envelope
 from proxy.providers.base import ReplyFacts
 from proxy.providers.event_stream import EventStreamDecoder
 from proxy.providers.openai_usage import note_error, read_usage
+from proxy.providers.shape import items_of, object_of, text_of
 from proxy.providers.sse import event_data, split_events, string_end
 from proxy.splice import cut_member, members
 
@@ -185,8 +186,8 @@ class ChatStreamDecoder(OpenAIStreamDecoder):
         facts = self.facts
         if not self._identified:
             self._identified = True
-            facts.response_id = _text_or_none(doc.get("id"))
-            facts.response_model = _text_or_none(doc.get("model"))
+            facts.response_id = text_of(doc.get("id")) or None
+            facts.response_model = text_of(doc.get("model")) or None
         if doc.get("error"):
             note_error(facts, doc["error"])
         usage = doc.get("usage")
@@ -194,12 +195,9 @@ class ChatStreamDecoder(OpenAIStreamDecoder):
             usage = groq.get("usage")
         if type(usage) is dict:
             read_usage(facts, usage)
-        choices = doc.get("choices")
-        if type(choices) is not list:
-            return
-        for choice in choices:
-            reason = choice.get("finish_reason") if type(choice) is dict else None
-            if type(reason) is str and reason:
+        for choice in items_of(doc.get("choices")):
+            reason = text_of(object_of(choice).get("finish_reason"))
+            if reason:
                 facts.finish_reasons.append(reason)
                 if reason in ("tool_calls", "function_call"):
                     facts.tool_calls = True
@@ -325,8 +323,8 @@ class ResponsesStreamDecoder(OpenAIStreamDecoder):
             if doc.get("error") and kind is None:
                 note_error(facts, doc["error"])
             return
-        facts.response_id = _text_or_none(response.get("id")) or facts.response_id
-        facts.response_model = _text_or_none(response.get("model")) or facts.response_model
+        facts.response_id = text_of(response.get("id")) or facts.response_id
+        facts.response_model = text_of(response.get("model")) or facts.response_model
         if kind in ("response.completed", "response.failed", "response.incomplete", "response.cancelled"):
             self.terminal = True
             read_response_end(facts, response)
@@ -338,11 +336,9 @@ def read_response_end(facts: ReplyFacts, response: dict[str, Any]) -> None:
     if type(usage) is dict:
         read_usage(facts, usage)
     status = response.get("status")
-    reason: Any = status
-    details = response.get("incomplete_details")
-    if type(details) is dict and details.get("reason"):
-        reason = details["reason"]
-    if type(reason) is str:
+    details = object_of(response.get("incomplete_details"))
+    reason = text_of(details.get("reason")) or text_of(status)
+    if reason:
         facts.finish_reasons.append(reason)
     error = response.get("error")
     if error or status in ("failed", "cancelled"):
@@ -359,7 +355,3 @@ def _json(data: bytes) -> Any:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
         return None
-
-
-def _text_or_none(value: Any) -> str | None:
-    return value if type(value) is str else None

@@ -313,3 +313,90 @@ def test_junk_never_raises(name, junk, lead):
 
     assert type(body) is bytes
     assert facts.error_type or facts.usage_source != "none"
+
+
+JUNK = st.sampled_from([None, True, -1, 2.5, "x", "", [], [5], {}, {"a": None}, [[]], [{}], [None]])
+
+
+def spots(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of every value in a document."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(spot for key, item in inner for spot in spots(item, (*path, key)))]
+
+
+def with_junk(draw: st.DrawFn, value: Any) -> Any:
+    """A copy of the document in which a few values are something else."""
+    copy = orjson.loads(orjson.dumps(value))
+    for _ in range(draw(st.integers(1, 3))):
+        path = draw(st.sampled_from(spots(copy)[1:] or [()]))
+        target = copy
+        for key in path[:-1]:
+            target = target[key]
+        if path:
+            target[path[-1]] = orjson.loads(orjson.dumps(draw(JUNK)))
+    return copy
+
+
+RICH = {
+    "model": "m",
+    "stream": True,
+    "max_tokens": 5,
+    "temperature": 0.5,
+    "stop": ["x"],
+    "user": "u",
+    "modalities": ["text"],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {}}}],
+    "functions": [{"name": "g"}],
+    "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"required": ["a"]}}},
+    "messages": [
+        {"role": "system", "content": [{"type": "text", "text": "s"}]},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:;base64,AA"}}]},
+        {
+            "role": "assistant",
+            "content": "a",
+            "tool_calls": [{"id": "t", "function": {"name": "f", "arguments": "{}"}}],
+            "function_call": {"name": "f", "arguments": "{}"},
+        },
+        {"role": "tool", "tool_call_id": "t", "content": [{"type": "text", "text": "r"}]},
+        {"role": "user", "content": [{"type": "file", "file": {"file_data": "AA"}}]},
+    ],
+}
+
+
+@EVERY
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_malformed_request_is_the_callers_fault(name, data):
+    """Whatever a client puts where, the answer is a request or a ClientFault."""
+    raw = orjson.dumps(with_junk(data.draw, RICH))
+    variant = Variant("v", "k", "S", data.draw(st.sampled_from(["set", "prepend", "append"])), "Q {question}")
+    upstream = Upstream("up", name, "https://api.example/v1")
+    model = Model("m", "up", "the-model", "k", capabilities=frozenset({"stream_usage"}))
+
+    try:
+        asked = parse(CHAT, raw)
+        sent = CODECS[name].prepare(asked, Arm("a", "m", "v", "mk", "vk"), model, variant, upstream)
+    except ClientFault:
+        return
+
+    assert orjson.loads(sent.body)["model"] == "the-model"
+
+
+@EVERY
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_malformed_reply_never_raises(name, data):
+    """Whole or streamed, valid JSON in an unexpected shape is survived."""
+    fixtures = DIALECTS[name]
+    asked = envelope(stream=True, response_format=RICH["response_format"])
+
+    body, facts = CODECS[name].unary(asked, orjson.dumps(with_junk(data.draw, fixtures.reply)))
+    docs = with_junk(data.draw, [*fixtures.stream, fixtures.stream_error])
+    play(name, asked, [wire(tuple(docs), done=False)])
+    status, doc = data.draw(st.sampled_from(sorted(fixtures.errors.items())))
+    shaped, _, _ = CODECS[name].error(status, orjson.dumps(with_junk(data.draw, doc)))
+
+    assert type(orjson.loads(body)) in (dict, list)
+    assert facts.error_type or facts.usage_source != "none"
+    assert "error" in orjson.loads(shaped)

@@ -91,7 +91,7 @@ def test_weights_are_what_the_half_life_says(rows, changed_at, new_half_life_s):
     def passed(time):
         return max(changed_at - time, 0) / DAY + (NOW - max(time, changed_at)) / new_half_life_s
 
-    near = [row for row in rows if passed(row[0]) < 30]
+    near = [row for row in rows if passed(row[0]) < 20]
     for signal in {row[1] for row in near}:
         got = found.signals[signal]
         weights = [2.0 ** -passed(time) for time, name, _ in rows if name == signal]

@@ -257,3 +257,13 @@ async def test_pools_survive_a_new_table_and_are_retired_when_their_upstream_goe
     assert first.handles["one"].pool is second.handles["one"].pool is third.handles["one"].pool
     assert first.routes["r"].control is second.routes["r"].control
     assert retired == [first.handles["two"].pool]
+
+
+@pytest.mark.parametrize(("asked", "allowed"), [("r", {"a"}), ("b", {"b", "c"})])
+async def test_the_callers_own_credential_stays_with_its_upstream(asked, allowed):
+    """With a pass-through upstream, arms never mix the caller's credential with ours."""
+    first = replace(_table().upstreams[0], auth="passthrough")
+    route = Route(name="r", match=("b",), control=_side("a", "b", "c"), salt="s")
+    table = await _compile(_table(upstreams=(first, _table().upstreams[1]), routes=(route,)))
+
+    assert {_go(table, _chat(asked), u=u / 20).arm.id for u in range(20)} == allowed

@@ -85,7 +85,6 @@ def test_killing_writers_loses_nothing_that_was_acknowledged(tmp_path: Path) -> 
     assert not any(writer_lives(state.log_directory / source) for source in list_sources(state.log_directory))
 
 
-@pytest.mark.slow
 def test_a_reader_follows_a_living_writer_while_old_segments_are_compressed(tmp_path: Path) -> None:
     """Compression under the reader's feet changes nothing that it sees."""
     state = StateDirectory(tmp_path / "state")

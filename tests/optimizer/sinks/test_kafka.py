@@ -176,6 +176,7 @@ async def test_it_starts_without_a_broker_and_ships_when_there_is_one(cluster: A
     assert sorted(numbers(cluster.messages(TOPIC, 30))) == list(range(30))
 
 
+@pytest.mark.slow
 async def test_a_broker_that_dies_and_returns_costs_no_event(cluster: Any, node: Node) -> None:
     """Whatever was not acknowledged is sent again."""
     cluster.create_topic(TOPIC, 2)

@@ -175,7 +175,7 @@ def test_identities_are_what_they_were():
     assert arm_model_key(origin, "gpt-4o", {"a": 1, "temperature": 0}) == "7df176c497e4be06"
     assert variant_key("Be brief.", "append", None) == "a744971aaed1dac5"
     assert variant_key(None, "append", "{question}!") == variant_key(None, "set", "{question}!")
-    assert variant_key(None, "prepend", None) == ""
+    assert variant_key(None, "prepend", None) == "identity"
 
 
 def test_renaming_forgets_nothing():
@@ -215,7 +215,8 @@ def test_policies_and_providers_are_those_that_exist():
 
 def test_reading_secrets_costs_a_worker_nothing():
     """No YAML, no pydantic, no numpy behind `proxy.config.secrets`."""
-    code = "import sys, proxy.config.secrets; print(sorted({'pydantic', 'yaml', 'numpy', 'aiohttp'} & set(sys.modules)))"
+    code = "import sys, proxy.config.secrets, proxy.config.resolver;"
+    code += "print(sorted({'pydantic', 'yaml', 'numpy', 'aiohttp'} & set(sys.modules)))"
 
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

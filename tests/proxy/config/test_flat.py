@@ -89,8 +89,7 @@ def test_disabled_optimization_plays_every_baseline():
     [
         (MODELS + "optimization: {strategies: [cost_reduction]}", "model_selection"),
         (
-            "prompt_optimization: {enabled: false, variants: ['{question}!']}\n"
-            "optimization: {strategies: [prompt_optimization]}",
+            "prompt_optimization: {enabled: false}\noptimization: {strategies: [prompt_optimization]}",
             "prompt_optimization",
         ),
     ],

@@ -28,7 +28,7 @@ SINGLE = {
     ),
     "unknown policy": (
         "routes: {chat: {arms: [gpt-4], policy: tompson}}",
-        "routes.chat.policy.type",
+        "routes.chat.policy",
         "Did you mean 'thompson'?",
     ),
     "unknown model": (
@@ -246,7 +246,7 @@ SINGLE = {
     "log level": ("log: {level: lowd}", "log.level", ""),
     "variable not set": ("server: {host: '${NOPE}'}", "server.host", ""),
     "duplicate key": ("server: {port: 1}\nserver: {port: 2}\n", "server", ""),
-    "tag": ("server: !!python/object:os.system {}", "", ""),
+    "tag": ("server: !!python/object:os.system {}", "server", ""),
     "binary": ("server: {host: !!binary aGk=}", "server.host", ""),
     "list at the top": ("- server", "", ""),
     "not YAML": ("server: [", "", ""),

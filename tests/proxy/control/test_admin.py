@@ -1,6 +1,7 @@
 """The admin surface over its real socket: who gets in, and what they see."""
 
 
+import io
 import socket
 
 import aiohttp
@@ -237,9 +238,13 @@ async def test_validate_lists_problems_and_changes_nothing(node) -> None:
 
 async def test_a_large_body_is_refused_in_our_shape(node) -> None:
     """413 instead of memory."""
-    status, document = await node.post("/api/v1/config/validate", {"config": "x" * (5 * 1024 * 1024)})
+    body = io.BytesIO(b'{"config": "' + b"x" * (5 * 1024 * 1024) + b'"}')
+    headers = node.local(**{"Content-Type": "application/json"})
+    url = "http://optimizer/api/v1/config/validate"
+    async with node.session.post(url, headers=headers, data=body) as response:
+        document = await response.json()
 
-    assert status == 413
+    assert response.status == 413
     assert document["error"]["code"] == "INVALID_REQUEST"
 
 

@@ -38,6 +38,14 @@ def until_fixture() -> Callable[..., Awaitable[None]]:
     return until
 
 
+@pytest.fixture(autouse=True)
+async def _settled() -> AsyncIterator[None]:
+    """Closing a uvloop while sockets are still closing fails: let them finish first."""
+    yield
+    for _ in range(5):
+        await asyncio.sleep(0.002)
+
+
 class Heard:
     """A listener that remembers, and echoes a streamed body at its end."""
 
@@ -266,7 +274,7 @@ class Sink:
     """Remembers a reply; ``done`` is set at its end."""
 
     heads: list[tuple[int, list[tuple[bytes, bytes]]]] = field(default_factory=list)
-    body: bytes = b""
+    pieces: bytearray = field(default_factory=bytearray)
     flushes: int = 0
     ended: int = 0
     faults: list[Exception] = field(default_factory=list)
@@ -279,13 +287,17 @@ class Sink:
         assert len(self.heads) == 1
         return self.heads[0][0]
 
+    @property
+    def body(self) -> bytes:
+        return bytes(self.pieces)
+
     def reply_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.heads.append((status, headers))
         if self.on_head is not None:
             self.on_head()
 
     def reply_body(self, data: bytes) -> None:
-        self.body += data
+        self.pieces += data
         if self.on_body is not None:
             self.on_body()
 
@@ -324,7 +336,7 @@ async def pool_for() -> AsyncIterator[Callable[..., Pool]]:
 
     yield make
     for pool in pools:
-        pool.close()
+        pool.abort()
 
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -341,9 +353,12 @@ async def scripted() -> AsyncIterator[Callable[[Script], Awaitable[str]]]:
             task = asyncio.current_task()
             assert task is not None
             tasks.add(task)
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                await script(reader, writer)
-            writer.close()
+            try:
+                with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                    await script(reader, writer)
+                writer.close()
+            except asyncio.CancelledError:
+                writer.transport.abort()
             tasks.discard(task)
 
         server = await asyncio.start_server(run, "127.0.0.1", 0)
@@ -355,8 +370,7 @@ async def scripted() -> AsyncIterator[Callable[[Script], Awaitable[str]]]:
         server.close()
     for task in list(tasks):
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait([task])
 
 
 async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:

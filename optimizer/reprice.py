@@ -1,0 +1,141 @@
+"""Rebuilding what is known about costs when prices change, from the usage that the log kept.
+
+Costs are learned under the price version they were computed with. When an arm's price changes, everything
+the log still has is priced again under the new version, beside the ordinary reading and in slices; until
+that is done the old posterior is read. The events up to the cursor at the moment of the change are the
+rebuild's, all later ones are the learner's, so each counts once; which arms are still to be done is saved
+with the cursor.
+"""
+
+from collections.abc import Mapping
+
+import orjson
+
+from optimizer import events, reward
+from optimizer.learner import Learner
+from optimizer.log.reader import Entry, LogReader
+from optimizer.statistics import RouteArm, Statistics
+from optimizer.store import Cursor
+
+_REQUEST_MARK = events.REQUEST.encode()
+
+
+class CostRebuild:
+    """One rebuild at a time, for all arms whose price changed. ``rebuilt`` counts finished ones."""
+
+    name = "cost_rebuild"
+
+    def __init__(self, learner: Learner, reader: LogReader) -> None:
+        """Work on ``learner``'s statistics with a ``reader`` of its own."""
+        self.rebuilt = 0
+        self._learner = learner
+        self._reader = reader
+        self._known: dict[RouteArm, str] = {}
+        self._pending: set[RouteArm] = set()
+        self._until: dict[str, tuple[int, int]] = {}
+        self._at: Cursor = {}
+        self._scratch: Statistics | None = None
+
+    @property
+    def pending(self) -> frozenset[RouteArm]:
+        """Arms whose costs are still to be priced again."""
+        return frozenset(self._pending)
+
+    def configure(self, cursor: Cursor) -> None:
+        """Take over the learner's present price versions; ``cursor`` is where it has read up to.
+
+        Without a way to price events again, old costs stay under their old version, and new ones start from
+        nothing.
+        """
+        versions = self._learner.price_versions
+        changed = {arm for arm, version in versions.items() if self._known.get(arm, version) != version}
+        self._known.update(versions)
+        if changed and self._learner.can_reprice:
+            self._pending |= changed
+            self._until = dict(cursor)
+            # Going back to an earlier price: what it had learned is among what is counted again.
+            for arm in self._pending & versions.keys():
+                for signal in _signals(versions[arm]):
+                    self._learner.statistics.drop_signal(arm, signal)
+        self._pending &= versions.keys()
+        self._at, self._scratch = {}, None
+        self._read_versions()
+
+    def step(self, max_bytes: int) -> bool:
+        """Price some more events again; False when there was nothing to do.
+
+        Raises:
+            OSError: If the log can not be read now; call again.
+        """
+        if not self._pending:
+            return False
+        if self._scratch is None:
+            self._scratch = self._learner.statistics.sibling()
+        batch = self._reader.poll(self._at, max_bytes)
+        for entry in batch.entries:
+            if (entry.segment, entry.offset) < self._until.get(entry.source, (0, 0)):
+                self._take(entry, self._scratch)
+        self._at = batch.cursor
+        if not batch.more or self._is_done():
+            self._finish(self._scratch)
+        return True
+
+    def snapshot(self) -> bytes:
+        """What must survive: known versions, and the rebuild that is under way."""
+        return orjson.dumps(
+            {
+                "known": [[*arm, version] for arm, version in self._known.items()],
+                "pending": sorted(self._pending),
+                "until": self._until,
+            }
+        )
+
+    def restore(self, data: bytes) -> None:
+        """Continue from a snapshot; a rebuild that was under way starts over.
+
+        Raises:
+            ValueError, TypeError, KeyError: If the snapshot is none of ours.
+        """
+        stored = orjson.loads(data)
+        self._known = {(route, model, variant): version for route, model, variant, version in stored["known"]}
+        self._pending = {(route, model, variant) for route, model, variant in stored["pending"]}
+        self._until = {source: (segment, offset) for source, (segment, offset) in stored["until"].items()}
+
+    def _take(self, entry: Entry, scratch: Statistics) -> None:
+        if _REQUEST_MARK not in entry.line:
+            return
+        try:
+            event = orjson.loads(entry.line)
+            if event["type"] != events.REQUEST:
+                return
+            data = event["data"]
+            for arm, lessons in self._learner.lessons(data):
+                if arm in self._pending:
+                    signals = _signals(self._known[arm])
+                    scratch.add(arm, data["started_ms"] * 1e-3, [x for x in lessons if x[0] in signals])
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            return  # It was counted as malformed when it was read first.
+
+    def _is_done(self) -> bool:
+        return all(self._at.get(source, until) >= until for source, until in self._until.items())
+
+    def _finish(self, scratch: Statistics) -> None:
+        for row in scratch.rows():
+            self._learner.statistics.add_row(row)
+        self._learner.dirty_routes.update(arm[0] for arm in self._pending)
+        self._pending.clear()
+        self._until = {}
+        self._at, self._scratch = {}, None
+        self.rebuilt += 1
+        self._read_versions()
+
+    def _read_versions(self) -> None:
+        """Read present prices, but the old ones of arms that are still to be done."""
+        versions: Mapping[RouteArm, str] = self._learner.price_versions
+        self._learner.statistics.set_price_versions(
+            {arm: version for arm, version in versions.items() if version and arm not in self._pending}
+        )
+
+
+def _signals(version: str) -> tuple[str, str]:
+    return reward.priced(reward.COST, version), reward.priced(reward.COST_USD, version)

@@ -1,0 +1,148 @@
+"""The page: promised names from the first scrape, valid text, nothing unbounded."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from optimizer.arm_report import ArmReport, Estimate
+from optimizer.settings import CustomMetric
+from proxy.control.metrics.exposition import ConfigFacts, Facts, collect, render
+from proxy.control.metrics.observer import MetricsObserver, WorkerSeen
+from proxy.control.metrics.totals import Vocabulary
+
+PROMISED = (
+    "llm_optimizer_cost_total",
+    "llm_optimizer_cost_savings",
+    "llm_optimizer_latency_seconds_count",
+    "llm_optimizer_requests_total",
+    "llm_optimizer_quality_score",
+    "llm_optimizer_error_rate",
+)
+
+
+def observer(*combinations: tuple[str, str, str]) -> MetricsObserver:
+    names = [frozenset(column) for column in zip(*combinations, strict=True)] or [frozenset()] * 3
+    return MetricsObserver(
+        Vocabulary(names[0], names[1], names[2], combinations=combinations), now=lambda: 100.0
+    )
+
+
+def facts(**fields: Any) -> Facts:
+    given: dict[str, Any] = {
+        "now": 100.0,
+        "version": "1",
+        "config": ConfigFacts("hash", 3, True, 50.0),
+        "table_version": 4,
+        "table_published_at": 60.0,
+    }
+    return Facts(**(given | fields))
+
+
+def samples(watched: MetricsObserver, shown: Facts) -> Mapping[str, list[tuple[Mapping[str, str], float]]]:
+    found: dict[str, list[tuple[Mapping[str, str], float]]] = {}
+    for family in text_string_to_metric_families(render(collect(watched, shown)).decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return found
+
+
+@pytest.mark.parametrize("combinations", [(), (("chat", "a", "small"),)])
+def test_the_promised_series_exist_from_the_start(combinations: tuple[tuple[str, str, str], ...]) -> None:
+    """Also when no route is configured."""
+    found = samples(observer(*combinations), facts())
+
+    for name in PROMISED:
+        assert found[name], name
+    assert math.isnan(found["llm_optimizer_quality_score"][0][1])
+    assert math.isnan(found["llm_optimizer_cost_savings"][0][1])
+    assert found["llm_optimizer_error_rate"][0][1] == 0.0
+
+
+def test_reports_become_quality_share_probability_and_posteriors() -> None:
+    """Only what was observed gets a number."""
+    believed = Estimate(0.8, 0.7, 0.9, 12.0)
+    prior = Estimate(0.98, 0.9, 1.0, 0.0)
+    reports = {
+        "chat": (
+            ArmReport("a", "small", "default", 0.9, 30, prior, believed, None, None, None, {"joy": believed}),
+            ArmReport("b", "large", "default", 0.1, 10, prior, Estimate(0.5, 0, 1, 0.0), None, None, None, {}),
+        )
+    }
+
+    found = samples(observer(), facts(reports=reports, savings_usd={"chat": -1.5}))
+
+    quality = {labels["arm"]: value for labels, value in found["llm_optimizer_quality_score"]}
+    assert quality["a"] == 0.8
+    assert math.isnan(quality["b"])
+    assert {labels["arm"]: value for labels, value in found["llm_optimizer_arm_share"]} == {"a": 0.75, "b": 0.25}
+    means = {(labels["arm"], labels["signal"]): value for labels, value in found["llm_optimizer_posterior_mean"]}
+    assert means["a", "joy"] == 0.8
+    assert ("a", "cost_usd") not in means
+    assert found["llm_optimizer_cost_savings"] == [({"route": "chat"}, -1.5)]
+
+
+def test_custom_metrics_follow_their_aggregation() -> None:
+    """A gauge shows the mean or the sum, a counter ends in _total; no data is NaN for a mean."""
+    watched = observer()
+    watched.custom_sums.update({"joy": 6.0, "value": 9.0})
+    watched.custom_counts.update({"joy": 4, "value": 3})
+    custom = (
+        CustomMetric("joy", "gauge", "mean"),
+        CustomMetric("value", "counter", "sum"),
+        CustomMetric("unrated", "gauge", "mean"),
+    )
+
+    found = samples(watched, facts(custom=custom))
+
+    assert found["llm_optimizer_custom_joy"] == [({}, 1.5)]
+    assert found["llm_optimizer_custom_value_total"] == [({}, 9.0)]
+    assert math.isnan(found["llm_optimizer_custom_unrated"][0][1])
+
+
+def test_workers_that_went_quiet_are_not_shown() -> None:
+    """A gauge of a dead worker would look alive."""
+    watched = observer()
+    stats = {"rss_bytes": 7, "loop_lag_ms": 20.0, "upstreams": {"sim": [1, 2, 0]}}
+    watched.workers = {1: WorkerSeen(99.0, stats), 2: WorkerSeen(10.0, stats)}
+
+    found = samples(watched, facts())
+
+    assert found["llm_optimizer_worker_up"] == [({"worker": "1"}, 1.0)]
+    assert found["llm_optimizer_worker_loop_lag_seconds"] == [({"worker": "1"}, 0.02)]
+    assert ({"worker": "1", "upstream": "sim", "state": "idle"}, 2.0) in found["llm_optimizer_upstream_connections"]
+
+
+def test_losses_of_workers_and_of_the_optimizer_add_up() -> None:
+    """One reason, one series."""
+    watched = observer()
+    watched.lost["disk_full"] = 2
+
+    found = samples(watched, facts(lost={"disk_full": 3}))
+
+    lost = {labels["reason"]: value for labels, value in found["llm_optimizer_events_lost_total"]}
+    assert lost["disk_full"] == 5.0
+
+
+def test_configuration_and_pipeline_are_shown() -> None:
+    """Reload state, table, lag and the configuration's hash."""
+    found = samples(observer(), facts(ingest_lag_s=2.5, log_bytes=7, kafka={"up": 1.0}, kafka_counters={"retried": 2.0}))
+
+    assert found["llm_optimizer_config_info"] == [({"hash": "hash", "generation": "3"}, 1.0)]
+    assert found["llm_optimizer_config_last_reload_success_timestamp_seconds"][0][1] == 50.0
+    assert found["llm_optimizer_table_version"][0][1] == 4.0
+    assert found["llm_optimizer_ingest_lag_seconds"][0][1] == 2.5
+    assert found["llm_optimizer_log_bytes"][0][1] == 7.0
+    assert found["llm_optimizer_kafka_up"][0][1] == 1.0
+    assert found["llm_optimizer_kafka_retried_total"][0][1] == 2.0
+
+
+def test_names_follow_the_conventions() -> None:
+    """One prefix, counters end in _total, seconds and bytes are spelled out."""
+    combinations = (("chat", "a", "small"),)
+    for family in collect(observer(*combinations), facts(custom=(CustomMetric("joy"),))):
+        assert family.name.startswith("llm_optimizer_")
+        assert not family.name.endswith(("_ms", "_total"))
+        assert family.documentation.endswith(".")
