@@ -76,7 +76,10 @@ def read(path: Path = DATA) -> Recording:
     if not path.exists():
         raise Skipped(f"{path} is not here: the recorded prompts are not part of the project")
     rows: list[Row] = []
-    for text in path.read_text().splitlines():
+    # Not splitlines(): prompts hold Unicode line separators, which are no ends of JSON lines.
+    for text in path.read_text(encoding="utf-8").split("\n"):
+        if not text:
+            continue
         document = json.loads(text)
         outcomes = {name: Outcome(arm["reward"], arm["cost"]) for name, arm in document["arms"].items()}
         rows.append(Row(document["prompt"], outcomes))

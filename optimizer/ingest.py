@@ -33,7 +33,7 @@ from optimizer.store import Commit, LearnerStore, StoreCorrupt, StoreError
 _log = logging.getLogger(__name__)
 
 # A step is sized to leave the event loop to others after about this long.
-STEP_S = 0.015
+STEP_S = 0.012
 _LEAST_BYTES = 32 * 1024
 _FIRST_BYTES = 256 * 1024
 MOST_BYTES = 1024 * 1024

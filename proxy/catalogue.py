@@ -26,7 +26,8 @@ class CatalogueEntry:
 
     ``name`` is what a configuration may write, ``model_id`` what is sent. ``upstream`` is ``openai`` or
     ``anthropic`` for the built-in upstreams; other words (``google``, ``mistral``, ``deepseek``) name a provider
-    whose upstream the configuration must declare. ``price`` is in USD per million tokens.
+    whose upstream the configuration must declare. ``price`` is in USD per million tokens. ``notice`` says that the
+    provider has deprecated or retired the model.
     """
 
     name: str
@@ -37,6 +38,7 @@ class CatalogueEntry:
     max_output_tokens: int | None
     capabilities: frozenset[str]
     endpoints: frozenset[str]
+    notice: str | None = None
 
 
 def price_version(price: Price) -> str:
@@ -85,6 +87,7 @@ def _entry(model_id: str, raw: Mapping[str, Any]) -> CatalogueEntry:
         max_output_tokens=raw.get("max_output_tokens"),
         capabilities=frozenset(raw["capabilities"]),
         endpoints=frozenset(raw["endpoints"]),
+        notice=raw.get("notice"),
     )
 
 

@@ -33,7 +33,6 @@ _OUTPUT_LIMITS: Final = {
 }
 _NOTHING: Final[frozenset[str]] = frozenset()
 _OWN_TOOLS: Final = frozenset(("function", "custom"))
-_HELD_BY_PROVIDER: Final = ("previous_response_id", "conversation", "background", "web_search_options")
 
 
 class Envelope:
@@ -156,7 +155,10 @@ def _read_payload(envelope: Envelope) -> None:
 
 
 def _asks_provider(doc: Mapping[str, Any]) -> bool:
-    return any(doc.get(name) for name in _HELD_BY_PROVIDER)
+    get = doc.get
+    return bool(
+        get("previous_response_id") or get("conversation") or get("background") or get("web_search_options")
+    )
 
 
 def _read_response_input(envelope: Envelope, payload: Any, needs: set[str]) -> None:

@@ -18,9 +18,10 @@ STYLES = ("auto", "text", "json")
 
 _MASK = "[redacted]"
 _MIN_SECRET_LENGTH = 6
-_TOKEN = re.compile(
-    r"(?i)\b(bearer\s+|(?:x-)?api[-_]?key[\"']?\s*[:=]\s*[\"']?|authorization[\"']?\s*[:=]\s*[\"']?(?!bearer))"
-    r"[^\s\"',;]{4,}"
+# Quotes may be escaped: what is searched is the finished line, and JSON may stand inside JSON.
+_NAMED = re.compile(
+    r"(?i)\b((?:bearer\s+)|(?:(?:x-)?api[-_]?key|authorization)[\\\"']*\s*[:=]\s*[\\\"']*(?!bearer))"
+    r"[^\s\\\"',;]{4,}"
 )
 _KEY_SHAPES = re.compile(r"\b(?:sk|pk|rk|gsk|xai|lopt)[-_][A-Za-z0-9_\-]{8,}")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -36,6 +37,7 @@ class Redactor:
     def learn(self, secrets: Iterable[str]) -> None:
         """Add secret values. Very short ones are left out: masking them would shred ordinary words."""
         found = {text for text in secrets if len(text) >= _MIN_SECRET_LENGTH}
+        found |= {json.dumps(text, ensure_ascii=False)[1:-1] for text in found}
         # Longest first, so that a secret which contains another is masked whole.
         self._known = tuple(sorted(found | set(self._known), key=len, reverse=True))
 
@@ -44,7 +46,7 @@ class Redactor:
         for secret in self._known:
             if secret in text:
                 text = text.replace(secret, _MASK)
-        text = _TOKEN.sub(lambda match: match.group(1) + _MASK, text)
+        text = _NAMED.sub(lambda match: match.group(1) + _MASK, text)
         return _KEY_SHAPES.sub(_MASK, text)
 
 

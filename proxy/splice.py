@@ -88,7 +88,6 @@ def rewrite(raw: bytes, doc: Mapping[str, Any], changes: Mapping[str, Any]) -> b
     their values are of another kind (they lose to the last one in any case). New members go before the closing
     brace. Raises ``TypeError`` for values that are not JSON.
     """
-    edits: list[tuple[int, int, bytes]] = []
     added: list[bytes] = []
     removed: list[str] = []
     for key, value in changes.items():
@@ -96,16 +95,13 @@ def rewrite(raw: bytes, doc: Mapping[str, Any], changes: Mapping[str, Any]) -> b
             if key in doc:
                 removed.append(key)
         elif key in doc:
-            replacement = orjson.dumps(value)
-            edits.extend((start, end, replacement) for start, end in _spans(raw, key, doc[key]))
+            raw = _replace(raw, key, doc[key], orjson.dumps(value))
         else:
             added.append(orjson.dumps(key) + b":" + orjson.dumps(value))
     if added:
         closing = raw.rindex(b"}")
         separator = b"," if doc else b""
-        edits.append((closing, closing, separator + b",".join(added)))
-    if edits:
-        raw = _apply(raw, edits)
+        raw = b"".join((raw[:closing], separator, b",".join(added), raw[closing:]))
     for key in removed:
         raw = _remove(raw, key)
     return raw
@@ -118,32 +114,29 @@ def _locator(key: str, of_string: bool) -> re.Pattern[bytes]:
     return re.compile(re.escape(orjson.dumps(key)) + _SPACE + b":" + _SPACE + value)
 
 
-def _spans(raw: bytes, key: str, current: Any) -> list[tuple[int, int]]:
-    """Where the values of ``key`` are; ``current`` is the one that the parser saw.
+def _replace(raw: bytes, key: str, current: Any, replacement: bytes) -> bytes:
+    """Put ``replacement`` where the values of ``key`` are; ``current`` is the one that the parser saw.
 
     Without escapes in keys the top-level member must occur literally, so a single candidate is the member:
     text inside strings has its quotes escaped, and candidates whose value is of another kind are not it.
     """
     search = _locator(key, type(current) is str).search
     found = search(raw)
-    if found is not None and search(raw, found.end()) is None and _ESCAPED_ASCII.search(raw) is None:
-        return [(found.end(), value_end(raw, found.end()))]
-    return [(start, end) for name, _, start, end in members(raw) if name == key]
-
-
-def _apply(raw: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
-    if len(edits) == 1:
-        start, end, replacement = edits[0]
-        return b"%b%b%b" % (raw[:start], replacement, raw[end:])
-    edits.sort()
+    if found is not None and search(raw, found.end()) is None and not _may_hide_keys(raw):
+        start = found.end()
+        return b"".join((raw[:start], replacement, raw[value_end(raw, start) :]))
     parts: list[bytes] = []
     position = 0
-    for start, end, replacement in edits:
-        parts.append(raw[position:start])
-        parts.append(replacement)
-        position = end
+    for name, _, start, end in members(raw):
+        if name == key:
+            parts += (raw[position:start], replacement)
+            position = end
     parts.append(raw[position:])
     return b"".join(parts)
+
+
+def _may_hide_keys(raw: bytes) -> bool:
+    return b"\\" in raw and _ESCAPED_ASCII.search(raw) is not None
 
 
 def _remove(raw: bytes, key: str) -> bytes:

@@ -42,7 +42,7 @@ class LineBuffer:
         for line in lines:
             message = json.loads(line)
             if not isinstance(message, dict):
-                raise ValueError("a message on the supervisor link must be an object")
+                raise ValueError("a message on the supervisor link must be an object")  # noqa: TRY004 - bytes are at fault
             messages.append(message)
         return messages
 

@@ -19,6 +19,7 @@ What is refused when space runs out, least important class first:
 import errno
 import fcntl
 import os
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -45,7 +46,8 @@ _SPACE_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 5.0
 _SPACE_CHECK_S = 1.0
-_QUICK_WRITES_TO_RECOVER = 16
+_QUICK_WRITES_TO_RECOVER = 8
+_NEWLINE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,20 +163,22 @@ class LogWriter:
                 return  # The thread still sits in a write; the descriptor is its own until the process ends.
         self._segment.close(release=True)
 
-    def _write(self, line: bytes, priority: int, now: float) -> float:
-        """Write ``line`` if there is room for its class, and count; returns when the write ended."""
-        reason = self._space.refuses(len(line), priority, now)
+    def _write(self, lines: bytes, priority: int, now: float, count: int = 1) -> float:
+        """Write ``count`` lines if there is room for their class, and count them; returns when that ended."""
+        reason = self._space.refuses(len(lines), priority, now)
         if reason is None:
-            reason = self._segment.write(line, now)
+            reason = self._segment.write(lines, now)
         elif reason == "cap" and priority == VITAL:
             # A closed segment is one that retention may delete, which is what makes room again.
             self._segment.rotate_when_used(now)
-        if reason is None:
-            self.lines_written += 1
-            self.bytes_written += len(line)
-            self._space.used(len(line))
-        else:
-            self.lost[reason] += 1
+        whole, size = count, len(lines)
+        if reason is not None:
+            size = self._segment.accepted if reason == self._segment.failure else 0
+            whole = lines.count(b"\n", 0, size)
+            self.lost[reason] += count - whole
+        self.lines_written += whole
+        self.bytes_written += size
+        self._space.used(size)
         return self._clock()
 
     def _divert(self) -> None:
@@ -202,23 +206,47 @@ class LogWriter:
         return True
 
     def _drain(self) -> None:
-        """The thread: writes what is queued while diverted, and hands back once the disk is quick again."""
+        """The thread: writes what is queued while diverted, and hands back once the disk is quick again.
+
+        All that waits is one write, because after each the thread must wait for its turn to run Python.
+        """
+        # A busy process adds up to two switch intervals of that waiting to a write.
+        quick_s = self._slow_write_s + 2 * sys.getswitchinterval()
         quick = 0
         while True:
             with self._changed:
-                if self._diverted and not self._queue and quick >= _QUICK_WRITES_TO_RECOVER:
-                    self._diverted = False
-                    quick = 0
                 while not self._queue and not self._closing:
+                    if quick >= _QUICK_WRITES_TO_RECOVER:
+                        self._diverted, quick = False, 0
                     self._changed.wait()
                 if not self._queue:
                     return
-                line = self._queue.popleft()
-                self._queued_bytes -= len(line)
-            began = self._clock()
-            # The queue has already chosen by class; what got in is written while there is any room.
-            took = self._write(line, VITAL, began) - began
-            quick = quick + 1 if took <= self._slow_write_s else 0
+                lines = self._take_queue()
+                if quick >= _QUICK_WRITES_TO_RECOVER:
+                    # Whoever appends now waits for this one write; under load the queue is never found empty.
+                    self._write_queued(lines)
+                    self._diverted, quick = False, 0
+                    continue
+            quick = quick + 1 if self._write_queued(lines) <= quick_s else 0
+
+    def _take_queue(self) -> list[bytes]:
+        lines = list(self._queue)
+        self._queue.clear()
+        self._queued_bytes = 0
+        return lines
+
+    def _write_queued(self, lines: list[bytes]) -> float:
+        """Write what was queued; returns the seconds it took.
+
+        The queue has already chosen by class, so what got in is written while there is any room.
+        """
+        began = self._clock()
+        data = b"".join(lines)
+        if self._space.refuses(len(data), VITAL, began) is None:
+            return self._write(data, VITAL, began, len(lines)) - began
+        for line in lines:
+            self._write(line, VITAL, began)
+        return self._clock() - began
 
 
 class _Segment:
@@ -237,28 +265,37 @@ class _Segment:
         self._torn = False
         self._pause_s = 0.0
         self._resume_at = 0.0
-        self._pause_reason = ""
+        self.failure = ""
+        self.accepted = 0
 
-    def write(self, line: bytes, now: float) -> str | None:
-        """Append ``line``; returns why it is lost, or None when it is whole in the file."""
+    def write(self, lines: bytes, now: float) -> str | None:
+        """Append whole lines; returns why they are lost, or None when all of them are in the file.
+
+        After a failure ``failure`` is what was returned and ``accepted`` how many bytes are in the file all the same.
+        """
+        self.accepted = 0
         if self._pause_s and now < self._resume_at:
-            return self._pause_reason
+            return self.failure
+        mark = b""
         try:
             descriptor = self._descriptor
             if descriptor is None or self._size >= self._limit_bytes or now >= self._close_at:
                 descriptor = self._open_next(now)
-            data = TORN_MARK + line if self._torn else line
-            written = self._os_write(descriptor, data)
+            mark = TORN_MARK if self._torn else b""
+            written = self._os_write(descriptor, mark + lines if mark else lines)
         except OSError as error:
             return self._failed(error.errno, now)
         self._size += written
-        if written == len(data):
-            self._torn = False
+        self._torn = False
+        if written == len(mark) + len(lines):
             self._pause_s = 0.0
             return None
-        # Even when only part of the mark was written: the next try starts with a whole one, on the same bad
-        # line.
-        self._torn = self._torn or written > 0
+        self.accepted = max(written - len(mark), 0)
+        if self.accepted:
+            self._torn = lines[self.accepted - 1] != _NEWLINE
+        else:
+            # Part of a mark does no harm: the next try adds a whole one to the same bad line.
+            self._torn = written < len(mark)
         return self._failed(errno.ENOSPC, now)
 
     def open(self, now: float) -> None:
@@ -286,7 +323,7 @@ class _Segment:
         reason = "disk_full" if code in _SPACE_ERRORS else "io_error"
         self._pause_s = min(max(self._pause_s * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
         self._resume_at = now + self._pause_s
-        self._pause_reason = reason
+        self.failure = reason
         if code not in (errno.ENOSPC, errno.EDQUOT) and self._size:
             # This file will not take more (a limit on file size, an I/O error); the next one may.
             self._close_at = now

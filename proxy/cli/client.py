@@ -68,7 +68,9 @@ class AdminClient:
             response = connection.getresponse()
             text = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise Refused(f"{self._where} does not answer ({error}). Is `llm-optimizer serve` running?") from error
+            raise Refused(
+                f"{self._where} does not answer ({error}). Is `llm-optimizer serve` running?"
+            ) from error
         finally:
             connection.close()
         is_json = (response.getheader("content-type") or "").startswith("application/json")
@@ -85,7 +87,9 @@ def connect(state_dir: Path | None, url: str | None, key_file: Path | None) -> A
         Refused: The key file can't be read, or the URL is none.
     """
     state = (state_dir if state_dir is not None else DEFAULT_STATE_DIR).absolute()
-    key = _key(key_file if key_file is not None else state / "secrets" / "admin.key", needed=key_file is not None)
+    key = _key(
+        key_file if key_file is not None else state / "secrets" / "admin.key", needed=key_file is not None
+    )
     if url is None:
         path = state / "run" / "optimizer.sock"
         return AdminClient(lambda: _UnixConnection(path), where=f"the optimizer of {state}", key=key)
@@ -94,10 +98,14 @@ def connect(state_dir: Path | None, url: str | None, key_file: Path | None) -> A
         raise Refused(f"{url!r} is not a URL such as http://localhost:8080")
     host, port = parts.hostname, parts.port
     if parts.scheme == "http":
-        return AdminClient(lambda: http.client.HTTPConnection(host, port, timeout=TIMEOUT_S), where=url, key=key)
+        return AdminClient(
+            lambda: http.client.HTTPConnection(host, port, timeout=TIMEOUT_S), where=url, key=key
+        )
     context = ssl.create_default_context()
     return AdminClient(
-        lambda: http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context), where=url, key=key
+        lambda: http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context),
+        where=url,
+        key=key,
     )
 
 
@@ -116,8 +124,8 @@ def _message(status: int, answer: Any) -> str:
         return f"HTTP {status}: {str(answer)[:500]}"
     lines = [str(error.get("message"))]
     details = error.get("details")
-    for problem in details.get("problems", ()) if isinstance(details, dict) else ():
-        lines.append(f"  {describe(problem)}")
+    problems = details.get("problems", ()) if isinstance(details, dict) else ()
+    lines += [f"  {describe(problem)}" for problem in problems]
     return "\n".join(lines)
 
 

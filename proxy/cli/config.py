@@ -62,4 +62,6 @@ def validate(file: TextIO, state_dir: Path | None, url: str | None, key_file: Pa
         click.echo(describe(problem), err=True)
     if not answer["valid"]:
         raise SystemExit(1)
-    click.echo(f"valid: configuration {answer['config_hash']}, routes {', '.join(answer['routes']) or 'none'}")
+    click.echo(
+        f"valid: configuration {answer['config_hash']}, routes {', '.join(answer['routes']) or 'none'}"
+    )

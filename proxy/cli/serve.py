@@ -61,9 +61,7 @@ def serve(
     redactor = logs.configure("supervisor", level=log_level or "info", style=log_style or "auto")
     try:
         check_platform()
-        found = identity.problems()
-        if found:
-            raise StartRefused("refusing to start: " + "; ".join(found))
+        check_installation()
         options = ServeOptions(
             state_dir=choose_state_dir(state_dir, config).absolute(),
             config=config.absolute() if config is not None else None,
@@ -75,7 +73,7 @@ def serve(
         )
         supervisor = Supervisor(
             options,
-            announce=lambda line: click.echo(line),
+            announce=click.echo,
             redactor=redactor,
             on_terminal=sys.stdout.isatty(),
         )
@@ -83,6 +81,17 @@ def serve(
     except (StartRefused, StateDirectoryError) as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)
+
+
+def check_installation() -> None:
+    """Refuse to run a blend of our packages and somebody else's.
+
+    Raises:
+        StartRefused: With everything that is wrong.
+    """
+    found = identity.problems()
+    if found:
+        raise StartRefused("refusing to start: " + "; ".join(found))
 
 
 def choose_state_dir(option: Path | None, config: Path | None) -> Path:

@@ -80,6 +80,7 @@ def compile_file(file: File, secrets: SecretStore, findings: Findings) -> Compil
         )
     if uses_known_models(file):
         models.catalogue()
+    models.report_assumptions()
     passthrough = _passthrough(file, upstreams, findings)
     _check_deployment(file.deployment, findings)
     settings = Settings(

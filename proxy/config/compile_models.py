@@ -1,7 +1,7 @@
 """Model blocks, joined with the catalogue, to ``optimizer.routing.Model``."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from optimizer.routing import EMBEDDINGS, Model, Price
 from proxy.catalogue import price_version
@@ -12,6 +12,16 @@ from proxy.config.models_upstream import ModelBlock, PriceBlock
 from proxy.config.problems import Findings, KeyPath, suggest
 
 STREAM_USAGE = "stream_usage"
+_MOST_NAMES = 6
+
+
+@dataclass(slots=True)
+class _Assumed:
+    """Models about which something had to be assumed, with the place that names them."""
+
+    implied: list[tuple[KeyPath, str, str]] = field(default_factory=list)
+    unpriced: list[tuple[KeyPath, str]] = field(default_factory=list)
+    capable: list[tuple[KeyPath, str]] = field(default_factory=list)
 
 
 class ModelCompiler:
@@ -23,6 +33,7 @@ class ModelCompiler:
         self._blocks = blocks
         self._upstreams = upstreams
         self._findings = findings
+        self._assumed = _Assumed()
         self.compiled: dict[str, Model] = {}
 
     def declared(self) -> None:
@@ -85,7 +96,7 @@ class ModelCompiler:
             capabilities=self._capabilities(block, facts, upstream_name),
             endpoints=frozenset(block.endpoints) if block.endpoints is not None else facts.endpoints,
         )
-        self._report_assumptions(model, block, facts, path)
+        self._remember(model, block, facts, path)
         return model
 
     def _upstream_name(self, name: str, block: ModelBlock, facts: Facts, path: KeyPath) -> str | None:
@@ -119,20 +130,40 @@ class ModelCompiler:
             )
         return chosen | {STREAM_USAGE} if wants else chosen - {STREAM_USAGE}
 
-    def _report_assumptions(self, model: Model, block: ModelBlock, facts: Facts, path: KeyPath) -> None:
-        if facts.listed or not path:
+    def _remember(self, model: Model, block: ModelBlock, facts: Facts, path: KeyPath) -> None:
+        """Take down what had to be assumed about a model that something names."""
+        if not path:
+            return
+        if block.upstream is None and self._upstreams.is_implied(model.upstream):
+            self._assumed.implied.append((path, model.name, model.upstream))
+        if facts.listed:
             return
         if model.price is None:
-            self._findings.note(
-                path,
-                f"the price of {model.name!r} is unknown, so is its cost; give models.{model.name}.price.",
-            )
+            self._assumed.unpriced.append((path, model.name))
         if block.capabilities is None and model.endpoints != {EMBEDDINGS}:
-            self._findings.note(
-                path,
-                f"{model.name!r} is not in the built-in catalogue; it is taken to understand "
-                f"{', '.join(sorted(model.capabilities - {STREAM_USAGE}))} (`capabilities`).",
+            self._assumed.capable.append((path, model.name))
+
+    def report_assumptions(self) -> None:
+        """One note per kind of assumption, however many models share it."""
+        for upstream in dict.fromkeys(upstream for _, _, upstream in self._assumed.implied):
+            entries = [(path, name) for path, name, other in self._assumed.implied if other == upstream]
+            self._note(
+                entries, f"sent to the built-in upstream {upstream}; `upstream` under models says otherwise."
             )
+        self._note(self._assumed.unpriced, "price unknown, so cost unknown; give `price` under models.")
+        self._note(
+            self._assumed.capable,
+            "not in the built-in catalogue, taken to understand tools, images and JSON; "
+            "`capabilities` under models says otherwise.",
+        )
+
+    def _note(self, entries: list[tuple[KeyPath, str]], message: str) -> None:
+        if not entries:
+            return
+        names = [name for _, name in entries]
+        shown = ", ".join(names[:_MOST_NAMES])
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        self._findings.note(entries[0][0] if len(entries) == 1 else ("models",), f"{shown}{more}: {message}")
 
 
 def _price(block: PriceBlock) -> Price:

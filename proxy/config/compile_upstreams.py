@@ -90,6 +90,10 @@ class UpstreamCompiler:
         """Every name that ``get`` knows."""
         return sorted({*self._blocks, *BUILTIN})
 
+    def is_implied(self, name: str) -> bool:
+        """Whether a built-in upstream is used that a file with upstreams of its own does not mention."""
+        return bool(self._blocks) and name not in self._blocks
+
     def stream_usage(self, name: str) -> bool:
         """Whether the upstream may be asked for usage in streams."""
         block = self._blocks.get(name)

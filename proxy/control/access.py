@@ -152,7 +152,8 @@ def _is_from_worker(asked: Asked, worker_token: str) -> bool:
     return (
         asked.direct_peer is None
         and bool(worker_token)
-        and len(shown) == 1 and hmac.compare_digest(shown[0].encode("utf-8", "surrogateescape"), worker_token.encode())
+        and len(shown) == 1
+        and hmac.compare_digest(shown[0].encode("utf-8", "surrogateescape"), worker_token.encode())
     )
 
 

@@ -7,7 +7,6 @@ surface, which takes longer to import than all of it, is imported after the supe
 import argparse
 import logging
 import os
-import sqlite3
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from optimizer.log.node import StateDirectory, StateDirectoryError
-from optimizer.store import StoreError
 from proxy import logs
 from proxy.config.environment import process_environment
 from proxy.config.load import Loaded, load
@@ -96,8 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigProblems, ValueError) as error:
         _log.critical("%s", error)
         return EXIT_CONFIG
-    except (OSError, sqlite3.Error, StoreError, StateDirectoryError) as error:
-        _log.critical("the state directory %s can't be used: %s", options.state_dir, error)
+    except StateDirectoryError as error:
+        _log.critical("%s", error)
+        return EXIT_CONFIG
+    except Exception:  # noqa: BLE001 - the process's outermost frame; the supervisor tries again
+        _log.critical("the state directory %s can't be used", options.state_dir, exc_info=True)
         return 1
     announce(core, send, secrets_known=is_kept)
 

@@ -147,9 +147,7 @@ class Configuration:
         """
         return load_text(text, self._environ, path=self.path)
 
-    def offer(
-        self, loaded: Loaded, *, trigger: str, apply: Callable[[Loaded], None]
-    ) -> ReloadResult:
+    def offer(self, loaded: Loaded, *, trigger: str, apply: Callable[[Loaded], None]) -> ReloadResult:
         """Swap to ``loaded`` unless it is what is in use already.
 
         Args:

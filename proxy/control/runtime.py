@@ -170,7 +170,9 @@ class Runtime:
         async def once() -> None:
             await self.reload("signal")
 
-        with suppress(ValueError):  # One is under way, and it has not read the file yet or will be asked again.
+        with suppress(
+            ValueError
+        ):  # One is under way, and it has not read the file yet or will be asked again.
             self.tasks.spawn("reload", once)
 
     async def _guard(self) -> None:

@@ -59,7 +59,7 @@ class Tasks:
             started = clock()
             try:
                 await run()
-            except Exception:
+            except Exception:  # noqa: BLE001 - the outermost frame of a task; it is logged and counted
                 self.deaths[name] += 1
                 if clock() - started >= SETTLED_AFTER_S:
                     delay = FIRST_DELAY_S

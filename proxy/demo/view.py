@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -120,7 +119,7 @@ def _picture(frame: Frame) -> RenderableType:
 
 def arms_table(frame: Frame) -> Table:
     """One row per arm: how often it is used, and what it has shown."""
-    table = Table(title=f"route {ROUTE}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=f"route {ROUTE}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("arm", no_wrap=True)
     table.add_column("share lately", no_wrap=True)
     for name in ("drawn", "requests", "quality", "$/1000", "p50 ms"):

@@ -93,7 +93,7 @@ class RequestReader:
 
     def in_head(self) -> bool:
         """Whether a head was begun and is not complete."""
-        return self.request is None and (self._fed > 0 or bool(self._url))
+        return self.request is None and not self.last and (self._fed > 0 or bool(self._url))
 
     def missing(self) -> int:
         """Bytes of a body of known length that are still to come, else 0."""

@@ -69,16 +69,15 @@ class OpenAICodec:
         )
         doc = envelope.doc
         changes: dict[str, Any] = {}
-        for key, value in arm.parameters.items():
-            changes[key] = DELETE if value is None else value
+        if arm.parameters:
+            changes = {key: DELETE if value is None else value for key, value in arm.parameters.items()}
         if envelope.model != model.model_id:
             changes["model"] = model.model_id
-        injected = _asks_usage_for_client(envelope, model)
+        injected = envelope.stream and _asks_usage_for_client(envelope, model)
         if injected:
             options = changes.get("stream_options") or doc.get("stream_options")
-            given = options if type(options) is dict else {}
-            changes["stream_options"] = {**given, "include_usage": True}
-        varied = apply_variant(doc, endpoint, variant)
+            changes["stream_options"] = {**object_of(options), "include_usage": True}
+        varied = None if variant.is_identity else apply_variant(doc, endpoint, variant)
         if varied is not None:
             body = orjson.dumps(_merged(varied, changes))
         elif changes:
@@ -107,8 +106,7 @@ class OpenAICodec:
 
 def _asks_usage_for_client(envelope: Envelope, model: Model) -> bool:
     return (
-        envelope.stream
-        and not envelope.wants_usage
+        not envelope.wants_usage
         and envelope.endpoint in (CHAT, COMPLETIONS)
         and STREAM_USAGE in model.capabilities
     )

@@ -11,21 +11,28 @@ import orjson
 
 from proxy.errors import error_body
 from proxy.providers.base import REPORTED, ReplyFacts
+from proxy.providers.shape import object_of
 
 
 def read_usage(facts: ReplyFacts, usage: Mapping[str, Any]) -> None:
     """Take a usage object of any OpenAI endpoint. Later objects of a stream replace earlier ones."""
-    given = _count(usage, "prompt_tokens", "input_tokens")
+    given = _count(usage.get("prompt_tokens"))
     if given is None:
-        return
-    output = _count(usage, "completion_tokens", "output_tokens") or 0
-    inside = _details(usage, "prompt_tokens_details", "input_tokens_details")
-    outside = _details(usage, "completion_tokens_details", "output_tokens_details")
-    cached = _count(inside, "cached_tokens")
+        given = _count(usage.get("input_tokens"))
+        if given is None:
+            return
+        output = _count(usage.get("output_tokens")) or 0
+        inside = object_of(usage.get("input_tokens_details"))
+        outside = object_of(usage.get("output_tokens_details"))
+    else:
+        output = _count(usage.get("completion_tokens")) or 0
+        inside = object_of(usage.get("prompt_tokens_details"))
+        outside = object_of(usage.get("completion_tokens_details"))
+    cached = _count(inside.get("cached_tokens"))
     if cached is None:
-        cached = _count(usage, "prompt_cache_hit_tokens", "cached_tokens")
-    reasoning = _count(outside, "reasoning_tokens")
-    total = _count(usage, "total_tokens")
+        cached = _count(usage.get("prompt_cache_hit_tokens", usage.get("cached_tokens")))
+    reasoning = _count(outside.get("reasoning_tokens"))
+    total = _count(usage.get("total_tokens"))
     if total is not None and (missing := total - given - output) > 0:
         # xAI and Gemini count thinking outside the completion and bill it as output. A difference that the
         # breakdown does not explain is left alone: it may be anything.
@@ -35,7 +42,7 @@ def read_usage(facts: ReplyFacts, usage: Mapping[str, Any]) -> None:
     facts.input_tokens = given
     facts.output_tokens = output
     facts.cache_read_tokens = cached
-    facts.cache_write_tokens = _count(inside, "cache_write_tokens", "cache_creation_tokens")
+    facts.cache_write_tokens = _count(inside.get("cache_write_tokens", inside.get("cache_creation_tokens")))
     facts.reasoning_tokens = reasoning
     facts.usage_source = REPORTED
 
@@ -79,7 +86,7 @@ def _read_error(status: int, body: bytes) -> tuple[str, str, str | None, bool]:
     error = doc.get("error")
     if type(error) is str:
         return error or fallback, kind, None, False
-    source: Mapping[str, Any] = error if type(error) is dict else doc
+    source: Mapping[str, Any] = object_of(error) or doc
     message = source.get("message") or source.get("detail")
     if message is not None and type(message) is not str:
         message = orjson.dumps(message).decode()
@@ -92,17 +99,5 @@ def _read_error(status: int, body: bytes) -> tuple[str, str, str | None, bool]:
     return message or fallback, kind, code, shaped
 
 
-def _count(source: Mapping[str, Any], *names: str) -> int | None:
-    for name in names:
-        value = source.get(name)
-        if type(value) is int and value >= 0:
-            return value
-    return None
-
-
-def _details(usage: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
-    for name in names:
-        value = usage.get(name)
-        if type(value) is dict:
-            return value
-    return {}
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and value >= 0 else None

@@ -72,7 +72,7 @@ def spoil(answer: str, rng: random.Random) -> str:
     """A wrong answer of the same form, as a weak model would give it. Never equal to ``answer``."""
     if answer in ("positive", "negative"):
         return "negative" if answer == "positive" else "positive"
-    digits = [index for index, letter in enumerate(answer) if letter.isdigit()]
+    digits = [index for index, letter in enumerate(answer) if letter.isdecimal()]
     if digits:
         index = digits[-1] if len(digits) == 1 else rng.choice(digits[1:])
         digit = str((int(answer[index]) + rng.randint(1, 8)) % 10)

@@ -157,7 +157,10 @@ def test_chat_requests_that_name_provider_state_are_stateful(fields):
         ({"store": False, "input": [{"type": "item_reference", "id": "msg_1"}]}, True),
         ({"store": False, "input": [{"type": "reasoning", "encrypted_content": "x"}]}, True),
         (
-            {"store": False, "input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]},
+            {
+                "store": False,
+                "input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}],
+            },
             True,
         ),
     ],
@@ -178,7 +181,19 @@ def test_an_envelope_never_shows_its_prompt():
 
 BLANKS = st.sampled_from([b"", b"", b" ", b"\n  ", b"\t", b"\r\n"])
 KEYS = ["model", "stream", "messages", "a", "mo", "x y", 'q"', "é", "stream_options", "back\\slash"]
-TRICKY = ["model", '"model"', '{"model":"x"}', 'ends with "model', "\\", '\\"', "é中😀", ',"model":', "[{", "}]", ""]
+TRICKY = [
+    "model",
+    '"model"',
+    '{"model":"x"}',
+    'ends with "model',
+    "\\",
+    '\\"',
+    "é中😀",
+    ',"model":',
+    "[{",
+    "}]",
+    "",
+]
 
 
 @st.composite
@@ -228,7 +243,10 @@ def bodies(draw):
 
 CHANGES = st.dictionaries(
     st.sampled_from([*KEYS, "new"]),
-    st.one_of(st.just(DELETE), st.sampled_from(["gpt", 'say "hi"', 1, None, True, {"include_usage": True}, [1, "x"]])),
+    st.one_of(
+        st.just(DELETE),
+        st.sampled_from(["gpt", 'say "hi"', 1, None, True, {"include_usage": True}, [1, "x"]]),
+    ),
     max_size=4,
 )
 

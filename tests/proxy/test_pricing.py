@@ -94,9 +94,7 @@ def test_anthropic_cache_tokens_are_outside_its_input():
     )
 
     assert facts.input_tokens == 1500
-    assert cost_usd(ANTHROPIC, facts) == pytest.approx(
-        (100 * 3 + 1000 * 0.3 + 400 * 3.75 + 50 * 15) / 1e6
-    )
+    assert cost_usd(ANTHROPIC, facts) == pytest.approx((100 * 3 + 1000 * 0.3 + 400 * 3.75 + 50 * 15) / 1e6)
 
 
 def test_cache_creation_is_counted_once():
@@ -168,9 +166,7 @@ def test_a_fee_per_request_is_added():
 COUNTS = st.one_of(st.none(), st.integers(0, 10**7))
 
 
-@given(
-    st.integers(0, 10**7), st.integers(0, 10**7), COUNTS, COUNTS, COUNTS, st.integers(0, 10**7)
-)
+@given(st.integers(0, 10**7), st.integers(0, 10**7), COUNTS, COUNTS, COUNTS, st.integers(0, 10**7))
 def test_no_count_makes_a_bill_negative_or_double(given_in, output, read, written, hour, reasoning):
     """Whatever a provider reports, the bill lies between the cheapest and the dearest rate."""
     facts = ReplyFacts()

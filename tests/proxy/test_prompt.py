@@ -143,7 +143,9 @@ def test_completions_prompts_are_text():
 
 TEXT = st.text(max_size=8)
 CONTENT = st.one_of(
-    TEXT, st.none(), st.lists(st.fixed_dictionaries({"type": st.sampled_from(["text", "image_url"]), "text": TEXT}))
+    TEXT,
+    st.none(),
+    st.lists(st.fixed_dictionaries({"type": st.sampled_from(["text", "image_url"]), "text": TEXT})),
 )
 MESSAGE = st.fixed_dictionaries(
     {"role": st.sampled_from(["system", "developer", "user", "assistant", "tool"]), "content": CONTENT}

@@ -146,7 +146,11 @@ async def test_secrets_reach_every_worker_over_the_link(tmp_path: Path) -> None:
 
     async with running(stage):
         await until(lambda: stage.lines)
-        await until(lambda: sum(row[2] == {"secrets": {"literal:1": "planted-secret"}} for row in stage.journal()) >= 2)
+        await until(
+            lambda: (
+                sum(row[2] == {"secrets": {"literal:1": "planted-secret"}} for row in stage.journal()) >= 2
+            )
+        )
 
     assert "planted-secret" not in json.dumps([row[3] for row in stage.journal()])
 
@@ -324,5 +328,3 @@ def test_windows_is_pointed_to_wsl() -> None:
     """The refusal says where it does run."""
     with pytest.raises(StartRefused, match="WSL 2"):
         check_platform("win32")
-
-

@@ -51,7 +51,7 @@ def build_app(services: Services, endpoints: Sequence[Endpoint]) -> web.Applicat
             return refused.response()
         except web.HTTPException as refused:
             return _plain_fault(request, refused)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the outermost frame of a request; it is logged
             _log.exception("admin request failed: %s %s", request.method, path)
             return AdminFault(500, "INTERNAL_ERROR", "The request failed; the log says why.").response()
 

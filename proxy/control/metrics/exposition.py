@@ -172,7 +172,9 @@ def _arm_families(facts: Facts) -> Iterator[Metric]:
         quality.add_metric((NONE, NONE, NONE), nan)
     yield from (quality, share, probability, pulls)
     savings = _gauge(
-        "cost_savings", "USD saved against sending everything to the baseline arm; NaN while unknown.", ("route",)
+        "cost_savings",
+        "USD saved against sending everything to the baseline arm; NaN while unknown.",
+        ("route",),
     )
     for route, saved in (facts.savings_usd or {NONE: None}).items():
         savings.add_metric((route,), nan if saved is None else saved)

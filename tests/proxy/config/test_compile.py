@@ -233,3 +233,26 @@ def test_loading_imports_neither_the_data_plane_nor_numpy():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert result.stdout.strip() == "[]"
+
+
+def test_assumptions_are_reported_once_for_all_models_that_share_them():
+    """A thousand strangers make one note of each kind, and load in reasonable time."""
+    names = [f"m{number}" for number in range(1000)]
+    text = LOCAL + "models:\n" + "".join(f"  {name}: {{}}\n" for name in names)
+    text += f"routes: {{r: {{arms: [{', '.join(names)}]}}}}\n"
+
+    loaded = load_text(text, {})
+
+    assert [note.path for note in loaded.notes] == ["models", "models"]
+    assert "m0, m1, m2, m3, m4, m5 and 994 more" in loaded.notes[0].message
+    assert len(loaded.settings.routes[0].arms) == 1000
+
+
+def test_a_built_in_upstream_beside_written_ones_is_pointed_out():
+    """Prompts must not go to a place that nobody meant, unseen."""
+    silent = load_text(LOCAL + "models: {gpt-4: {upstream: openai}}", {"OPENAI_API_KEY": "sk-test"})
+    spoken = load_text(LOCAL + "models: {gpt-4: {}}", {"OPENAI_API_KEY": "sk-test"})
+
+    assert silent.notes == ()
+    assert [note.path for note in spoken.notes] == ["models.gpt-4"]
+    assert "built-in upstream openai" in spoken.notes[0].message

@@ -200,3 +200,20 @@ def until() -> Until:
                 await asyncio.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture
+def node_worker(config_path: Path) -> Callable[[Path], FakeWorker]:
+    """A worker that writes to the state directory of a process that runs elsewhere."""
+    import time
+
+    def make(state_dir: Path) -> FakeWorker:
+        worker = FakeWorker(StateDirectory(state_dir), time.time)
+        worker.keys = {
+            arm.id: (arm.model_key, arm.variant_key)
+            for route in load(config_path, {}).settings.routes
+            for arm in route.arms
+        }
+        return worker
+
+    return make

@@ -1,6 +1,5 @@
 """The admin surface over its real socket: who gets in, and what they see."""
 
-
 import io
 import socket
 
@@ -22,7 +21,11 @@ async def test_every_route_denies_strangers_by_default(node) -> None:
         for endpoint in ENDPOINTS
         if endpoint.reach in (Reach.HEALTH, Reach.METRICS)
     }
-    paths = {route.resource.canonical for route in app.router.routes()} | {"/", "/nowhere", "/api/v1/optimize"}
+    paths = {route.resource.canonical for route in app.router.routes()} | {
+        "/",
+        "/nowhere",
+        "/api/v1/optimize",
+    }
 
     seen = {}
     for path in paths:
@@ -125,7 +128,11 @@ async def test_arms_show_posteriors_and_shares(node, until) -> None:
 
     assert rows["small"]["pulls"] == 3
     assert rows["small"]["share"] == 0.75
-    assert rows["small"]["cost_usd"]["low"] <= rows["small"]["cost_usd"]["mean"] <= rows["small"]["cost_usd"]["high"]
+    assert (
+        rows["small"]["cost_usd"]["low"]
+        <= rows["small"]["cost_usd"]["mean"]
+        <= rows["small"]["cost_usd"]["high"]
+    )
     assert (await node.get("/api/v1/arms?route=nope"))[0] == 404
 
 
@@ -261,5 +268,3 @@ async def test_a_separate_listener_is_a_setting(run_node, config_path) -> None:
         headers = {"x-forwarded-for": "127.0.0.1"}
         async with client.get(f"http://127.0.0.1:{port}/api/v1/routes", headers=headers) as response:
             assert response.status == 401
-
-

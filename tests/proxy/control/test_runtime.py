@@ -41,7 +41,13 @@ async def test_what_is_learned_reaches_the_table(node, until) -> None:
     for arm, score in (("small", 1.0), ("large", 0.2)):
         for _ in range(60):
             request_id = node.worker.request(arm, cost_usd=0.001 if arm == "small" else 0.01)
-            data = {"request_id": request_id, "metric": "quality", "value": score, "source": "user", "key": None}
+            data = {
+                "request_id": request_id,
+                "metric": "quality",
+                "value": score,
+                "source": "user",
+                "key": None,
+            }
             node.worker.append(f"fb-{request_id}", "llm_optimizer.feedback.v1", data)
     reader = TableReader(node.core.state.table_file)
 
@@ -68,8 +74,10 @@ async def test_a_good_edit_is_used_and_keeps_what_was_learned(node, until) -> No
     await until(lambda: node.core.ingest.counts["events"] >= 6)
     before = node.core.publication.version
 
-    text = node.path.read_text().replace("arms: [small, large]", "arms: [small]").replace(
-        "baseline: large", "baseline: small"
+    text = (
+        node.path.read_text()
+        .replace("arms: [small, large]", "arms: [small]")
+        .replace("baseline: large", "baseline: small")
     )
     temporary = node.path.with_suffix(".tmp")
     temporary.write_text(text)
@@ -123,7 +131,8 @@ async def test_literal_keys_go_to_the_supervisor_before_the_table_names_them(nod
     """The workers hold the key when the table arrives; it is in no file of the state directory."""
     node.path.write_text(
         node.path.read_text().replace(
-            'base_url: "http://127.0.0.1:9/v1"', 'base_url: "http://127.0.0.1:9/v1", api_key: "planted-secret-7"'
+            'base_url: "http://127.0.0.1:9/v1"',
+            'base_url: "http://127.0.0.1:9/v1", api_key: "planted-secret-7"',
         )
     )
 
@@ -157,7 +166,9 @@ async def test_totals_survive_a_restart_and_count_once(run_node, until) -> None:
         await until(lambda: node.core.ingest.counts["events"] >= 8)
     async with run_node() as node:
         node.worker.request("small")
-        await until(lambda: node.core.observer.arms["chat", "small", "small"].requests["completed", "2xx"] == 8)
+        await until(
+            lambda: node.core.observer.arms["chat", "small", "small"].requests["completed", "2xx"] == 8
+        )
         _, text = await node.get("/metrics")
 
     labels = 'arm="small",model="small",route="chat"'
@@ -189,7 +200,9 @@ async def test_the_socket_and_directory_are_private(node) -> None:
 
 async def test_kafka_is_started_and_stopped_by_the_file(node, until) -> None:
     """Shipping follows the configuration; without a broker everything else goes on."""
-    node.path.write_text(node.path.read_text() + "kafka: {brokers: ['127.0.0.1:9'], request_timeout_ms: 200}\n")
+    node.path.write_text(
+        node.path.read_text() + "kafka: {brokers: ['127.0.0.1:9'], request_timeout_ms: 200}\n"
+    )
     await node.post("/api/v1/config/reload")
     _, text = await node.get("/metrics")
     assert "llm_optimizer_kafka_up 0.0" in text
@@ -203,7 +216,9 @@ async def test_kafka_is_started_and_stopped_by_the_file(node, until) -> None:
     assert "llm_optimizer_kafka" not in text
 
 
-@pytest.mark.parametrize("line", [b"{}\n", b"not json\n", b'{"type": "llm_optimizer.request.v1", "data": 7}\n'])
+@pytest.mark.parametrize(
+    "line", [b"{}\n", b"not json\n", b'{"type": "llm_optimizer.request.v1", "data": 7}\n']
+)
 async def test_bad_lines_in_the_log_hurt_nobody(node, until, line) -> None:
     """They are counted; the next event is learned."""
     node.worker.writer.append(line)

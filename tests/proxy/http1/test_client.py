@@ -57,14 +57,23 @@ async def test_a_connection_is_reused_and_counted(upstream, make_sink, request_b
 @pytest.mark.parametrize(
     ("reply", "body"),
     [
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=1\r\nde\r\n0\r\nT: v\r\n\r\n", b"abcde"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=1\r\nde\r\n0\r\nT: v\r\n\r\n",
+            b"abcde",
+        ),
         (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
         (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 10\r\n\r\n", b""),
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK, b"ok"),
         (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx", b"x"),
         (b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://evil/\r\nContent-Length: 0\r\n\r\n", b""),
-        (b"HTTP/1.1 200 OK\r\nUpgrade: h2,h2c\r\nConnection: Upgrade, Keep-Alive\r\nContent-Length: 2\r\n\r\nok", b"ok"),
-        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x00", b"\x1f\x8b\x00"),
+        (
+            b"HTTP/1.1 200 OK\r\nUpgrade: h2,h2c\r\nConnection: Upgrade, Keep-Alive\r\nContent-Length: 2\r\n\r\nok",
+            b"ok",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x00",
+            b"\x1f\x8b\x00",
+        ),
         (b"HTTP/1.1 299 \r\nContent-Length: 0\r\n\r\n", b""),
     ],
 )
@@ -86,7 +95,10 @@ async def test_framings_that_keep_the_connection(upstream, make_sink, request_by
         (b"HTTP/1.0 200 OK\r\n\r\n", b""),
         (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", b"ok"),
         (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", b"ok"),
-        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", b"x"),
+        (
+            b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+            b"x",
+        ),
     ],
 )
 async def test_framings_that_end_the_connection(upstream, make_sink, request_bytes, reply, body):
@@ -113,7 +125,9 @@ async def test_bytes_after_a_reply_cost_the_connection(upstream, make_sink, requ
         assert pool.idle == 0
 
 
-async def test_unasked_bytes_on_an_idle_connection_close_it(scripted, read_request, pool_for, make_sink, request_bytes, until):
+async def test_unasked_bytes_on_an_idle_connection_close_it(
+    scripted, read_request, pool_for, make_sink, request_bytes, until
+):
     speak = asyncio.Event()
 
     async def script(reader, writer):
@@ -201,7 +215,9 @@ async def test_truncated_replies_are_reset_faults(upstream, make_sink, request_b
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-async def test_a_keepalive_race_is_retried_once_on_a_fresh_connection(scripted, read_request, pool_for, make_sink, request_bytes, wanted):
+async def test_a_keepalive_race_is_retried_once_on_a_fresh_connection(
+    scripted, read_request, pool_for, make_sink, request_bytes, wanted
+):
     connections = []
 
     async def script(reader, writer):
@@ -225,7 +241,9 @@ async def test_a_keepalive_race_is_retried_once_on_a_fresh_connection(scripted, 
         assert len(connections) == 1
 
 
-async def test_no_retry_once_a_byte_of_the_reply_came(scripted, read_request, pool_for, make_sink, request_bytes):
+async def test_no_retry_once_a_byte_of_the_reply_came(
+    scripted, read_request, pool_for, make_sink, request_bytes
+):
     async def script(reader, writer):
         await read_request(reader)
         writer.write(OK)
@@ -315,8 +333,12 @@ def full_listener():
     return [listener, *fillers]
 
 
-@pytest.mark.parametrize("phase", ["waiting", "connecting", "silent", "head", "in-head", "body", "in-body", "drip"])
-async def test_a_cancelled_call_frees_its_slot_in_every_phase(scripted, read_request, pool_for, make_sink, request_bytes, until, phase):
+@pytest.mark.parametrize(
+    "phase", ["waiting", "connecting", "silent", "head", "in-head", "body", "in-body", "drip"]
+)
+async def test_a_cancelled_call_frees_its_slot_in_every_phase(
+    scripted, read_request, pool_for, make_sink, request_bytes, until, phase
+):
     url = await scripted(lambda r, w: phases(r, w, read_request))
     pool = pool_for(url, max_connections=2)
     kept = [make_sink() for _ in range(2)]
@@ -375,7 +397,9 @@ async def test_a_sink_that_fails_gets_its_end_and_costs_the_connection(upstream,
     assert len(reports) == 2
 
 
-async def test_over_max_connections_calls_wait_in_a_bounded_line(scripted, read_request, pool_for, make_sink, request_bytes):
+async def test_over_max_connections_calls_wait_in_a_bounded_line(
+    scripted, read_request, pool_for, make_sink, request_bytes
+):
     gate = asyncio.Event()
     most = now = 0
 
@@ -427,7 +451,9 @@ async def test_idle_connections_are_closed_after_keepalive_s(upstream, make_sink
     await until(lambda: pool.idle == 0)
 
 
-async def test_pause_stops_reading_and_the_idle_deadline(scripted, read_request, pool_for, make_sink, request_bytes):
+async def test_pause_stops_reading_and_the_idle_deadline(
+    scripted, read_request, pool_for, make_sink, request_bytes
+):
     sent = 0
 
     async def script(reader, writer):
@@ -458,7 +484,9 @@ async def test_pause_stops_reading_and_the_idle_deadline(scripted, read_request,
     pool.send(*request_bytes(), again).cancel()
 
 
-async def test_an_early_reply_to_a_large_request_is_delivered(scripted, pool_for, make_sink, request_bytes, until):
+async def test_an_early_reply_to_a_large_request_is_delivered(
+    scripted, pool_for, make_sink, request_bytes, until
+):
     async def script(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
@@ -546,7 +574,9 @@ async def test_an_upstream_that_takes_no_upload_is_an_idle_timeout(scripted, poo
     assert sink.faults[0].phase == "idle"
 
 
-async def test_flush_comes_once_per_read_and_not_at_the_end(scripted, read_request, pool_for, make_sink, request_bytes, until):
+async def test_flush_comes_once_per_read_and_not_at_the_end(
+    scripted, read_request, pool_for, make_sink, request_bytes, until
+):
     step = asyncio.Event()
 
     async def script(reader, writer):
@@ -565,7 +595,9 @@ async def test_flush_comes_once_per_read_and_not_at_the_end(scripted, read_reque
     assert sink.flushes == 1
 
 
-async def test_close_fails_who_waits_and_lets_others_finish(scripted, read_request, pool_for, make_sink, request_bytes):
+async def test_close_fails_who_waits_and_lets_others_finish(
+    scripted, read_request, pool_for, make_sink, request_bytes
+):
     gate = asyncio.Event()
 
     async def script(reader, writer):

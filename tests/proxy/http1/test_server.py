@@ -12,7 +12,9 @@ async def test_requests_on_one_connection_are_answered_in_turn(serve):
     served = await serve()
     raw = await served.raw()
     for number in range(3):
-        await raw.send(b"POST /echo?n=%d HTTP/1.1\r\n%bContent-Length: 2\r\nX-A: 1\r\nx-a: 2\r\n\r\nhi" % (number, HOST))
+        await raw.send(
+            b"POST /echo?n=%d HTTP/1.1\r\n%bContent-Length: 2\r\nX-A: 1\r\nx-a: 2\r\n\r\nhi" % (number, HOST)
+        )
         status, headers, body = await raw.reply()
         facts = json.loads(body)
         assert status == 200
@@ -46,8 +48,15 @@ async def test_pipelined_bodies_of_every_kind(serve):
     chunked = b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n1;x=y\r\n!\r\n0\r\nTrailer: t\r\n\r\n"
     await raw.send(
         b"POST /later/a HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\n\r\nabc"
-        b"POST /echo HTTP/1.1\r\n" + HOST + chunked + b"POST /stream HTTP/1.1\r\n" + HOST + chunked
-        + b"POST /stream HTTP/1.1\r\n" + HOST + b"Content-Length: 0\r\n\r\n"
+        b"POST /echo HTTP/1.1\r\n"
+        + HOST
+        + chunked
+        + b"POST /stream HTTP/1.1\r\n"
+        + HOST
+        + chunked
+        + b"POST /stream HTTP/1.1\r\n"
+        + HOST
+        + b"Content-Length: 0\r\n\r\n"
         b"GET /echo HTTP/1.1\r\n" + HOST + b"\r\n"
     )
     assert (await raw.reply())[2] == b"later a"
@@ -82,7 +91,9 @@ async def test_large_bodies_arrive_whole(serve):
     await raw.send(b"POST /size HTTP/1.1\r\n" + HOST + b"Content-Length: 3000000\r\n\r\n" + b"x" * 3_000_000)
     assert (await raw.reply())[2] == b"3000000"
     chunk = b"4000\r\n" + b"y" * 0x4000 + b"\r\n"
-    await raw.send(b"POST /size HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 100 + b"0\r\n\r\n")
+    await raw.send(
+        b"POST /size HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 100 + b"0\r\n\r\n"
+    )
     assert (await raw.reply())[2] == b"%d" % (0x4000 * 100)
 
 
@@ -91,7 +102,9 @@ async def test_expect_100_continue(serve, path):
     served = await serve()
     raw = await served.raw()
     for _ in range(2):
-        await raw.send(b"POST %b HTTP/1.1\r\n%bExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n" % (path.encode(), HOST))
+        await raw.send(
+            b"POST %b HTTP/1.1\r\n%bExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n" % (path.encode(), HOST)
+        )
         interim = await raw.exactly(25)
         assert interim == b"HTTP/1.1 100 Continue\r\n\r\n"
         await raw.send(b"ok")
@@ -151,7 +164,9 @@ async def test_http_1_0(serve):
 async def test_connection_close_is_honoured_and_what_follows_is_ignored(serve):
     served = await serve()
     raw = await served.raw()
-    await raw.send(b"GET /later/x HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\nGET /echo HTTP/1.1\r\n\r\n")
+    await raw.send(
+        b"GET /later/x HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\nGET /echo HTTP/1.1\r\n\r\n"
+    )
     reply = await raw.rest()
     assert reply.count(b"HTTP/1.1") == 1
     assert b"connection: close\r\n" in reply
@@ -215,7 +230,9 @@ async def test_a_streamed_body_is_delivered_as_it_comes(serve, until):
 async def test_an_early_reply_to_a_streamed_body_reaches_a_client_that_still_sends(serve):
     served = await serve()
     raw = await served.raw()
-    await raw.send(b"POST /stream/early HTTP/1.1\r\n" + HOST + b"Content-Length: 10000000\r\n\r\n" + b"x" * 100_000)
+    await raw.send(
+        b"POST /stream/early HTTP/1.1\r\n" + HOST + b"Content-Length: 10000000\r\n\r\n" + b"x" * 100_000
+    )
     status, headers, body = await raw.reply()
     assert (status, headers["connection"], body) == (413, "close", b"enough")
 
@@ -236,13 +253,20 @@ async def test_pausing_a_streamed_body_stops_the_client(serve, until):
 
 
 @pytest.mark.parametrize(
-    "body", [b"Content-Length: 5\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", b"\r\n"]
+    "body",
+    [
+        b"Content-Length: 5\r\n\r\nhello",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"\r\n",
+    ],
 )
 @pytest.mark.parametrize("split", [False, True])
 async def test_an_offer_of_h2c_is_ignored_body_and_all(serve, body, split):
     served = await serve()
     raw = await served.raw()
-    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
+    offer = (
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
+    )
     sent = b"POST /echo HTTP/1.1\r\n" + HOST + offer + body + b"GET /echo HTTP/1.1\r\n" + HOST + b"\r\n"
     if split:
         for index in range(len(sent)):
@@ -258,7 +282,9 @@ async def test_an_offer_of_h2c_is_ignored_body_and_all(serve, body, split):
 async def test_websocket_is_refused_clearly(serve):
     served = await serve()
     raw = await served.raw()
-    await raw.send(b"GET /v1/realtime HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    await raw.send(
+        b"GET /v1/realtime HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    )
     status, headers, body = await raw.reply()
     assert (status, headers["connection"]) == (501, "close")
     assert "WebSocket" in json.loads(body)["error"]["message"]

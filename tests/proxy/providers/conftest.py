@@ -39,7 +39,12 @@ def identity() -> Variant:
 @pytest.fixture
 def model() -> Model:
     return Model(
-        "m", "up", "the-model", "key", max_output_tokens=1000, capabilities=frozenset({"stream_usage", "tools"})
+        "m",
+        "up",
+        "the-model",
+        "key",
+        max_output_tokens=1000,
+        capabilities=frozenset({"stream_usage", "tools"}),
     )
 
 

@@ -20,7 +20,9 @@ UPSTREAM = Upstream("anthropic", "anthropic", "https://api.anthropic.com", secre
 ARM = Arm("a", "m", "default", "mk", "vk")
 IDENTITY = Variant("default", "vk")
 PLAIN = Model("m", "anthropic", "claude-x", "k")
-CAPPED = Model("m", "anthropic", "claude-x", "k", max_output_tokens=900, capabilities=frozenset({"json_schema"}))
+CAPPED = Model(
+    "m", "anthropic", "claude-x", "k", max_output_tokens=900, capabilities=frozenset({"json_schema"})
+)
 
 
 def chat(*messages: Any, **fields: Any) -> Envelope:
@@ -83,7 +85,10 @@ def test_the_key_has_its_own_header():
 def test_instructions_become_the_system_prompt():
     """System and developer messages, wherever they stand."""
     body = sent(
-        {"role": "system", "content": "A"}, user("q"), {"role": "developer", "content": [text("B")]}, user("r")
+        {"role": "system", "content": "A"},
+        user("q"),
+        {"role": "developer", "content": [text("B")]},
+        user("r"),
     )
 
     assert body["system"] == [text("A"), text("B")]
@@ -428,7 +433,9 @@ def test_a_stream_in_openai_shape():
     seen = chunks(out)
     assert out.endswith(b"data: [DONE]\n\n")
     assert all(chunk["object"] == "chat.completion.chunk" for chunk in seen)
-    assert {(chunk["id"], chunk["created"], chunk["model"]) for chunk in seen} == {("msg_1", NOW, "claude-x-1")}
+    assert {(chunk["id"], chunk["created"], chunk["model"]) for chunk in seen} == {
+        ("msg_1", NOW, "claude-x-1")
+    }
     assert [chunk["choices"][0]["delta"] for chunk in seen] == [
         {"role": "assistant", "content": "", "refusal": None},
         {"content": "Hel"},
@@ -481,7 +488,9 @@ def test_tool_calls_are_streamed_by_index():
         (1, "t2", "g"),
         (1, None, None),
     ]
-    arguments = ["".join(c["function"]["arguments"] for c in calls if c["index"] == index) for index in (0, 1)]
+    arguments = [
+        "".join(c["function"]["arguments"] for c in calls if c["index"] == index) for index in (0, 1)
+    ]
     assert arguments == ['{"x":1}', "{}"]
     assert reader.facts.tool_calls
 
@@ -574,7 +583,10 @@ def test_errors_are_translated(status, kind, expected):
 def test_foreign_errors_and_credentials():
     """Pages of a proxy in between, and refused keys."""
     assert CODEC.error(502, b"<html>")[1] == "server_error"
-    denied = {"type": "error", "error": {"type": "authentication_error", "message": "invalid x-api-key sk-ant"}}
+    denied = {
+        "type": "error",
+        "error": {"type": "authentication_error", "message": "invalid x-api-key sk-ant"},
+    }
 
     shaped, _, code = CODEC.error(401, orjson.dumps(denied))
 

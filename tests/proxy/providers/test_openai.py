@@ -23,7 +23,9 @@ def test_only_the_model_changes(ask, arm, model, identity, upstream):
 
 def test_the_same_model_is_not_rewritten(arm, model, identity, upstream, ask):
     """No copy when nothing changes."""
-    envelope = parse("chat", orjson.dumps({"model": "the-model", "messages": [{"role": "user", "content": "x"}]}))
+    envelope = parse(
+        "chat", orjson.dumps({"model": "the-model", "messages": [{"role": "user", "content": "x"}]})
+    )
 
     assert CODEC.prepare(envelope, arm, model, identity, upstream).body is envelope.raw
 
@@ -139,7 +141,9 @@ def test_whole_replies_pass_untouched(ask):
 def test_tool_calls_refusals_and_emptiness(ask):
     """Three answers without plain text are three different facts."""
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    tools = CODEC.unary(ask(), orjson.dumps(completion({"content": None, "tool_calls": [call]}, "tool_calls")))[1]
+    tools = CODEC.unary(
+        ask(), orjson.dumps(completion({"content": None, "tool_calls": [call]}, "tool_calls"))
+    )[1]
     refused = CODEC.unary(ask(), orjson.dumps(completion({"content": None, "refusal": "No."})))[1]
     empty = CODEC.unary(ask(), orjson.dumps(completion({"content": ""})))[1]
 
@@ -172,7 +176,9 @@ def test_a_200_that_is_no_answer_is_an_error(ask, body):
 def test_large_replies_are_read_at_their_ends(ask):
     """Embeddings and huge answers are not parsed for a few numbers."""
     vector = {"object": "embedding", "index": 0, "embedding": [0.125] * 2000}
-    embeddings = orjson.dumps({"data": [vector], "model": "e", "usage": {"prompt_tokens": 5, "total_tokens": 5}})
+    embeddings = orjson.dumps(
+        {"data": [vector], "model": "e", "usage": {"prompt_tokens": 5, "total_tokens": 5}}
+    )
     huge = orjson.dumps(completion({"content": 'x"usage":{"prompt_tokens":1}' * 20_000}))
     silent = orjson.dumps({"choices": [], "data": ["x" * PARSE_BYTES]})
 
@@ -218,7 +224,9 @@ def test_responses_replies(ask):
     }
 
     facts = CODEC.unary(ask("responses"), orjson.dumps(doc))[1]
-    failed = CODEC.unary(ask("responses"), orjson.dumps({**doc, "status": "failed", "error": {"code": "c"}}))[1]
+    failed = CODEC.unary(ask("responses"), orjson.dumps({**doc, "status": "failed", "error": {"code": "c"}}))[
+        1
+    ]
 
     assert (facts.text_head, facts.tool_calls, facts.finish_reasons) == ("Hi", True, ["completed"])
     assert (facts.input_tokens, facts.output_tokens, facts.cache_read_tokens) == (3, 4, 1)
@@ -288,7 +296,13 @@ def test_other_error_bodies_are_put_into_shape(status, body, message):
 def test_refused_credentials_are_not_quoted():
     """OpenAI repeats parts of the key; it is not the caller's."""
     body = orjson.dumps(
-        {"error": {"message": "Incorrect API key provided: sk-ab**12", "type": "x", "code": "invalid_api_key"}}
+        {
+            "error": {
+                "message": "Incorrect API key provided: sk-ab**12",
+                "type": "x",
+                "code": "invalid_api_key",
+            }
+        }
     )
 
     shaped, _, code = CODEC.error(401, body)

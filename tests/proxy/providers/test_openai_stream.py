@@ -23,7 +23,9 @@ USAGE = {
 
 
 def request(endpoint: str = "chat", **fields: Any) -> Envelope:
-    payload = {"prompt": "p"} if endpoint == "completions" else {"messages": [{"role": "user", "content": "p"}]}
+    payload = (
+        {"prompt": "p"} if endpoint == "completions" else {"messages": [{"role": "user", "content": "p"}]}
+    )
     if endpoint == "responses":
         payload = {"input": "p"}
     return parse(endpoint, orjson.dumps({"model": "m", "stream": True, **payload, **fields}))
@@ -35,7 +37,13 @@ def decoder(envelope: Envelope, *, injected: bool = False):
 
 def chunk(delta: dict[str, Any], reason: str | None = None, **more: Any) -> dict[str, Any]:
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-    return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": "m-1", "choices": [choice], **more}
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "model": "m-1",
+        "choices": [choice],
+        **more,
+    }
 
 
 def event(doc: Any) -> bytes:
@@ -55,7 +63,7 @@ def facts_of(facts: ReplyFacts) -> dict[str, Any]:
 def openai_stream(*, usage: bool) -> list[bytes]:
     """What OpenAI sends, with or without ``include_usage``."""
     null = {"usage": None} if usage else {}
-    texts = ["Hel", "lo \"wor\nld\"", " é中😀", " usage\":null, [DONE] finish_reason\":\"x"]
+    texts = ["Hel", 'lo "wor\nld"', " é中😀", ' usage":null, [DONE] finish_reason":"x']
     events = [event(chunk({"role": "assistant", "content": "", "refusal": None}, **null))]
     for number, text in enumerate(texts):
         events.append(event(chunk({"content": text}, **null, obfuscation="xY9" * number)))
@@ -152,7 +160,22 @@ def test_every_way_to_write_an_event_is_understood(style):
 
 
 TEXTS = st.sampled_from(
-    ["a", " b", "", 'q"', "\\", "é", "😀", '": ', '"usage":null', "[DONE]", '{"error":1}', "\n\n", "data: x", "c"]
+    [
+        "a",
+        " b",
+        "",
+        'q"',
+        "\\",
+        "é",
+        "😀",
+        '": ',
+        '"usage":null',
+        "[DONE]",
+        '{"error":1}',
+        "\n\n",
+        "data: x",
+        "c",
+    ]
 )
 EXTRA = st.sampled_from(
     [
@@ -204,7 +227,9 @@ def written(draw, doc):
 def streams(draw):
     """A stream of events; endings and faults happen."""
     events = [draw(written(doc)) for doc in draw(st.lists(DOCS, max_size=8))]
-    tail = draw(st.sampled_from([b"", DONE, b"data: [DONE]", b"data: {\"choices\":[", b"junk", b"data: nope\n\n"]))
+    tail = draw(
+        st.sampled_from([b"", DONE, b"data: [DONE]", b'data: {"choices":[', b"junk", b"data: nope\n\n"])
+    )
     return b"".join(events) + tail
 
 
@@ -388,7 +413,14 @@ def response_events(kind="response.completed", **fields: Any) -> list[bytes]:
         "output_tokens_details": {"reasoning_tokens": 3},
         "total_tokens": 14,
     }
-    final = {"id": "resp_1", "model": "m-1", "status": kind.split(".")[1], "error": None, "usage": usage, **fields}
+    final = {
+        "id": "resp_1",
+        "model": "m-1",
+        "status": kind.split(".")[1],
+        "error": None,
+        "usage": usage,
+        **fields,
+    }
     docs = [
         {"type": "response.created", "response": {"id": "resp_1", "model": "m-1", "status": "in_progress"}},
         {"type": "response.reasoning_summary_text.delta", "delta": "thinking"},
@@ -428,7 +460,9 @@ def test_failed_and_incomplete_responses():
         request("responses"),
         response_events("response.incomplete", incomplete_details={"reason": "max_output_tokens"}),
     )[1]
-    broken = play(request("responses"), [b'data: {"type":"error","code":"x","message":"m","error":null}\n\n'])[1]
+    broken = play(
+        request("responses"), [b'data: {"type":"error","code":"x","message":"m","error":null}\n\n']
+    )[1]
 
     assert failed.terminal
     assert not failed.complete
@@ -440,7 +474,9 @@ def test_failed_and_incomplete_responses():
 
 def test_completions_text_is_content():
     """The older endpoint calls it text."""
-    parts = [event({"id": "c", "choices": [{"text": text, "finish_reason": None}]}) for text in ("a", "b", "")]
+    parts = [
+        event({"id": "c", "choices": [{"text": text, "finish_reason": None}]}) for text in ("a", "b", "")
+    ]
 
     _, reader = play(request("completions"), parts)
 

@@ -68,7 +68,9 @@ def test_reports_become_quality_share_probability_and_posteriors() -> None:
     reports = {
         "chat": (
             ArmReport("a", "small", "default", 0.9, 30, prior, believed, None, None, None, {"joy": believed}),
-            ArmReport("b", "large", "default", 0.1, 10, prior, Estimate(0.5, 0, 1, 0.0), None, None, None, {}),
+            ArmReport(
+                "b", "large", "default", 0.1, 10, prior, Estimate(0.5, 0, 1, 0.0), None, None, None, {}
+            ),
         )
     }
 
@@ -77,8 +79,13 @@ def test_reports_become_quality_share_probability_and_posteriors() -> None:
     quality = {labels["arm"]: value for labels, value in found["llm_optimizer_quality_score"]}
     assert quality["a"] == 0.8
     assert math.isnan(quality["b"])
-    assert {labels["arm"]: value for labels, value in found["llm_optimizer_arm_share"]} == {"a": 0.75, "b": 0.25}
-    means = {(labels["arm"], labels["signal"]): value for labels, value in found["llm_optimizer_posterior_mean"]}
+    assert {labels["arm"]: value for labels, value in found["llm_optimizer_arm_share"]} == {
+        "a": 0.75,
+        "b": 0.25,
+    }
+    means = {
+        (labels["arm"], labels["signal"]): value for labels, value in found["llm_optimizer_posterior_mean"]
+    }
     assert means["a", "joy"] == 0.8
     assert ("a", "cost_usd") not in means
     assert found["llm_optimizer_cost_savings"] == [({"route": "chat"}, -1.5)]
@@ -112,7 +119,9 @@ def test_workers_that_went_quiet_are_not_shown() -> None:
 
     assert found["llm_optimizer_worker_up"] == [({"worker": "1"}, 1.0)]
     assert found["llm_optimizer_worker_loop_lag_seconds"] == [({"worker": "1"}, 0.02)]
-    assert ({"worker": "1", "upstream": "sim", "state": "idle"}, 2.0) in found["llm_optimizer_upstream_connections"]
+    assert ({"worker": "1", "upstream": "sim", "state": "idle"}, 2.0) in found[
+        "llm_optimizer_upstream_connections"
+    ]
 
 
 def test_losses_of_workers_and_of_the_optimizer_add_up() -> None:
@@ -128,7 +137,9 @@ def test_losses_of_workers_and_of_the_optimizer_add_up() -> None:
 
 def test_configuration_and_pipeline_are_shown() -> None:
     """Reload state, table, lag and the configuration's hash."""
-    found = samples(observer(), facts(ingest_lag_s=2.5, log_bytes=7, kafka={"up": 1.0}, kafka_counters={"retried": 2.0}))
+    found = samples(
+        observer(), facts(ingest_lag_s=2.5, log_bytes=7, kafka={"up": 1.0}, kafka_counters={"retried": 2.0})
+    )
 
     assert found["llm_optimizer_config_info"] == [({"hash": "hash", "generation": "3"}, 1.0)]
     assert found["llm_optimizer_config_last_reload_success_timestamp_seconds"][0][1] == 50.0

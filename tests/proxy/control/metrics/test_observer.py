@@ -164,7 +164,9 @@ def test_custom_feedback_is_summed_by_metric() -> None:
     observer = build()
 
     for metric, value in (("joy", 2.0), ("joy", 4), ("unheard", 1.0), ("joy", "many")):
-        observer.observe({"type": events.FEEDBACK, "id": "f", "data": {"metric": metric, "value": value}}, None)
+        observer.observe(
+            {"type": events.FEEDBACK, "id": "f", "data": {"metric": metric, "value": value}}, None
+        )
 
     assert observer.custom_sums == {"joy": 6.0}
     assert observer.custom_counts == {"joy": 2}

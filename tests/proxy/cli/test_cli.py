@@ -1,0 +1,169 @@
+"""The command line: help that loads nothing, commands against a real optimizer process."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from proxy.cli import main
+
+ROOT = Path(__file__).resolve().parents[3]
+CONFIG = """
+upstreams: {sim: {base_url: "http://127.0.0.1:9/v1", api_key: planted-secret-3}}
+models:
+  small: {upstream: sim, model: small, price: {input: 1, output: 4}}
+  large: {upstream: sim, model: large, price: {input: 10, output: 40}}
+routes:
+  chat: {match: ["gpt-*"], arms: [small, large], baseline: large}
+"""
+
+
+def run(*arguments: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(main, list(arguments), input=stdin)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An optimizer process on its own; the state directory."""
+    directory = tmp_path_factory.mktemp("server")
+    (directory / "config.yaml").write_text(CONFIG)
+    state = directory / "state"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "proxy.control", "--state-dir", str(state), "--config", "config.yaml"],
+        cwd=directory,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    socket = state / "run" / "optimizer.sock"
+    try:
+        import time
+
+        deadline = time.monotonic() + 20
+        while not socket.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        yield state
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_help_teaches_and_imports_nothing_of_the_product() -> None:
+    """Every command with a line, examples, and no module of it loaded."""
+    program = (
+        "import sys\nfrom proxy.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted(name for name in sys.modules if name.startswith(('proxy.', 'optimizer'))))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    for name in ("serve", "demo", "check-config", "config", "routes", "arms", "simulate-upstream", "version"):
+        assert f"\n  {name} " in done.stdout
+    assert "Start here" in done.stdout
+    assert done.stdout.splitlines()[-1] == "['proxy.cli']"
+
+
+@pytest.mark.parametrize("name", main.list_commands(None))
+def test_every_command_explains_itself(name: str) -> None:
+    """The table of commands points to commands that exist."""
+    result = run(name, "--help")
+
+    assert result.exit_code == 0, result.output
+    assert "Usage:" in result.output
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest() -> None:
+    """Not just refused."""
+    result = run("chek-config")
+
+    assert result.exit_code == 2
+    assert "check-config" in result.output
+
+
+def test_version() -> None:
+    """Product, interpreter, system."""
+    assert "llm-optimizer" in run("version").output
+
+
+def test_check_config_accepts_and_shows_the_meaning(tmp_path: Path) -> None:
+    """Exit 0; --effective prints YAML on stdout without secrets."""
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG)
+
+    accepted = run("check-config", str(path))
+    effective = run("check-config", str(path), "--effective")
+
+    assert (accepted.exit_code, effective.exit_code) == (0, 0)
+    assert "valid" in accepted.output
+    assert "planted-secret-3" not in effective.output
+    assert "baseline: large" in effective.stdout
+
+
+def test_check_config_lists_every_problem_with_its_path(tmp_path: Path) -> None:
+    """Exit 1 and all of it at once."""
+    path = tmp_path / "config.yaml"
+    path.write_text("servr: {}\n" + CONFIG.replace("baseline: large", "baseline: nope"))
+
+    result = run("check-config", str(path))
+
+    assert result.exit_code == 1
+    assert "servr" in result.output
+    assert "routes.chat.baseline" in result.output
+
+
+def test_routes_and_arms_are_shown_as_tables_and_as_json(server: Path) -> None:
+    """Percentages for people, the API's answer for programs."""
+    table = run("routes", "--state-dir", str(server))
+    document = run("routes", "--json", "--state-dir", str(server))
+    arms = run("arms", "--route", "chat", "--state-dir", str(server))
+
+    assert table.exit_code == 0, table.output
+    assert "chat  (thompson, matches gpt-*)" in table.output
+    assert "50.0 %" in table.output
+    assert json.loads(document.output)["routes"][0]["name"] == "chat"
+    assert "large" in arms.output
+
+
+def test_config_export_reload_validate(server: Path, tmp_path: Path) -> None:
+    """The operator's loop on a running server."""
+    exported = run("config", "export", "--state-dir", str(server))
+    reloaded = run("config", "reload", "--state-dir", str(server))
+    good = run("config", "validate", "-", "--state-dir", str(server), stdin=exported.output)
+    bad = run("config", "validate", "-", "--state-dir", str(server), stdin="servr: {}\n")
+
+    assert "planted-secret-3" not in exported.output
+    assert reloaded.output.startswith("unchanged: configuration ")
+    assert good.exit_code == 0, good.output
+    assert "valid: configuration" in good.output
+    assert bad.exit_code == 1
+    assert "servr" in bad.output
+
+
+def test_a_refused_reload_lists_the_problems(server: Path) -> None:
+    """Exit 1 with paths; afterwards the good file is accepted again."""
+    path = server.parent / "config.yaml"
+    path.write_text(CONFIG.replace("baseline: large", "baseline: nope"))
+    refused = run("config", "reload", "--state-dir", str(server))
+    path.write_text(CONFIG)
+    accepted = run("config", "reload", "--state-dir", str(server))
+
+    assert refused.exit_code == 1
+    assert "routes.chat.baseline" in refused.output
+    assert accepted.exit_code == 0
+
+
+def test_errors_say_what_to_do(server: Path, tmp_path: Path) -> None:
+    """No server, no decision, no key file, no URL."""
+    away = run("routes", "--state-dir", str(tmp_path / "nothing"))
+    unknown = run("explain", "req_00", "--state-dir", str(server))
+    no_key = run("routes", "--key-file", str(tmp_path / "none"))
+    no_url = run("routes", "--url", "localhost:8080")
+
+    assert "Is `llm-optimizer serve` running?" in away.output
+    assert "No decision with this id" in unknown.output
+    assert "can't be read" in no_key.output
+    assert "is not a URL" in no_url.output
+    assert {result.exit_code for result in (away, unknown, no_key, no_url)} == {1}
