@@ -1,7 +1,7 @@
 """Measures the scenarios, one after the other: ``python -m loadtests.run [scenario ...]``.
 
 Invariant: a scenario's result is written as soon as it is there, and taken up again as long as the sources are
-the same, so an interrupted run goes on where it stopped. ``loadtests/report.py`` writes RESULTS.md from them.
+the same, so an interrupted run goes on where it stopped. A run of everything ends by writing RESULTS.md.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from loadtests import report
 from loadtests.figures import Figure, Result, fingerprint, load, save
 from loadtests.machine import line, load_average, machine
 from loadtests.processes import Failed, Skipped, cores
@@ -87,6 +88,8 @@ def main() -> int:
             save(result)
         show(result)
         failed |= result.status == "failed"
+    if not options.scenarios:
+        report.main()
     return int(failed)
 
 

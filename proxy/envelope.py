@@ -39,8 +39,8 @@ class Envelope:
     """One parsed request body. ``doc`` is shared with nobody and must not be mutated.
 
     ``needs`` is a subset of {"tools", "vision", "audio", "json_object", "json_schema"};
-    ``input_tokens_estimate`` is bytes / 4 without base64 pictures and sound; ``stateful`` is true when the request names state
-    that one provider holds, so that it must not be moved between upstreams.
+    ``input_tokens_estimate`` is bytes / 4 without base64 pictures and sound; ``stateful`` is true when the request
+    names state that one provider holds, so that it must not be moved between upstreams.
     """
 
     __slots__ = (
@@ -191,9 +191,8 @@ def _read_items(envelope: Envelope, items: Sequence[Any], field: str, needs: set
                 if type(part) is dict:
                     _read_part(envelope, part, needs)
         # A reference to an item, sealed reasoning and earlier audio only mean something to who made them.
-        if item.get("type") == "item_reference" or item.get("encrypted_content") or item.get("audio"):
-            envelope.stateful = True
-        elif "file_id" in item:
+        get = item.get
+        if get("type") == "item_reference" or get("encrypted_content") or get("audio") or get("file_id"):
             envelope.stateful = True
 
 

@@ -17,8 +17,9 @@ def apply_variant(doc: dict[str, Any], endpoint: str, variant: Variant) -> dict[
     """The document as the variant wants it, or None when nothing changes.
 
     ``system`` is set, prepended or appended to the system text (chat: the leading system or developer messages;
-    responses: ``instructions``; completions: text before the prompt). ``template`` wraps the last user message. A template
-    without ``{question}`` would lose the question, so it is not applied. Embeddings and token-id prompts never change.
+    responses: ``instructions``; completions: text before the prompt). ``template`` wraps the last user message.
+    A template without ``{question}`` would lose the question, so it is not applied. Embeddings and token-id
+    prompts never change.
     """
     if variant.is_identity:
         return None

@@ -5,7 +5,7 @@ Adding one: a module with a function ``(Context) -> Report``, and one line here.
 
 from collections.abc import Callable, Mapping
 
-from loadtests.scenarios import latency, learning, parts, recorded, relay, starting, throughput
+from loadtests.scenarios import latency, learning, parts, recorded, relay, stages, starting, throughput
 from loadtests.scenarios.context import Context, Report
 
 Scenario = Callable[[Context], Report]
@@ -13,6 +13,7 @@ Scenario = Callable[[Context], Report]
 SCENARIOS: Mapping[str, Scenario] = {
     "decision": parts.decision,
     "event": parts.event,
+    "stages": stages.stages,
     "learner": learning.learner,
     "start": starting.start,
     "unary": throughput.unary,

@@ -51,11 +51,11 @@ def learner(context: Context) -> Report:
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {context.cores.worker})
     try:
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         taken = 0
         while step := ingest.step():
             taken += step
-        elapsed = time.perf_counter() - begun
+        elapsed, used = time.perf_counter() - begun, time.process_time() - used
     finally:
         os.sched_setaffinity(0, allowed)
         ingest.close()
@@ -68,7 +68,8 @@ def learner(context: Context) -> Report:
                 "learner",
                 taken / elapsed,
                 "events/s",
-                note=f"{written} events, {written - REQUESTS} of them feedback, committed with the cursor",
+                note=f"{written} events, {written - REQUESTS} of them feedback, committed with the cursor; "
+                f"{taken / used:,.0f} per CPU second",
             ),
         )
     )

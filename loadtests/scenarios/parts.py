@@ -37,6 +37,8 @@ from proxy.record import Ending, Recorder, Timing
 
 BATCH = 50
 BATCHES = 1000
+# Between batches of appends: no worker writes without a break, and a full disk queue is not what is measured.
+WRITER_PAUSE_S = 0.003
 REPLY = (
     b'{"id":"chatcmpl-mock","object":"chat.completion","created":1735689600,"model":"mock","choices":[{"index":0,'
     b'"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}],'
@@ -50,11 +52,11 @@ def decision(context: Context) -> Report:
 
 
 def _decision(context: Context, arms: int) -> list[Figure]:
-    table, envelope = _compiled(arms), parse("chat", chat_body(2048, model=ROUTE))
+    table, envelope = small_table(arms), parse("chat", chat_body(2048, model=ROUTE))
     uniform = random.Random(1).random
-    whole = _timed(context, lambda: decide(table, envelope, {}, uniform=uniform, guarded=True))
+    whole = timed(context, lambda: decide(table, envelope, {}, uniform=uniform, guarded=True))
     selector = table.routes[ROUTE].control.selector
-    draw = _timed(context, lambda: selector.choose(uniform(), selector.full_mask))
+    draw = timed(context, lambda: selector.choose(uniform(), selector.full_mask))
     context.say(f"{arms} arms: decide {whole:.2f} us, draw {draw:.2f} us")
     return [
         Figure(f"decision p50, {arms} arms", whole, "us", note="resolve, eligibility and draw"),
@@ -71,14 +73,14 @@ def event(context: Context) -> Report:
     source = event_source(state.node, "worker", incarnation)
     appended = _Stopwatch(writer)
     recorder = Recorder(appended, source=source, count=lambda *_: None)  # type: ignore[arg-type]
-    table, envelope = _compiled(10), parse("chat", chat_body(2048, model=ROUTE))
+    table, envelope = small_table(10), parse("chat", chat_body(2048, model=ROUTE))
     chosen = decide(table, envelope, {}, uniform=random.Random(1).random, guarded=True)
     record = _record(recorder, envelope, chosen)
-    whole = _timed(context, record)
-    append = _timed(context, lambda: writer.append(appended.line))
+    whole = timed(context, record, pause_s=WRITER_PAUSE_S)
+    append = timed(context, lambda: writer.append(appended.line), pause_s=WRITER_PAUSE_S)
     size = len(appended.line)
-    encoded = _timed(context, _encode_again(appended.line))
-    lost = sum(writer.lost.values())
+    encoded = timed(context, _encode_again(appended.line))
+    lost = dict(writer.lost)
     writer.close()
     return Report(
         (
@@ -87,7 +89,7 @@ def event(context: Context) -> Report:
                 encoded + append,
                 "us",
                 note=f"{size} bytes, one write(2) each; append alone {append:.1f} us",
-                void=f"{lost} events lost" if lost else "",
+                void=f"events lost: {lost}" if lost else "",
             ),
             Figure("event: build + serialize + append p50", whole, "us", note="Recorder.request as called"),
         )
@@ -133,7 +135,8 @@ def _record(recorder: Recorder, envelope: Envelope, chosen: Decision) -> Callabl
     return record
 
 
-def _compiled(arms: int) -> CompiledTable:
+def small_table(arms: int) -> CompiledTable:
+    """One route of ``arms`` models, ready for requests."""
     document = configuration(Upstream(9, ()))
     del document["upstreams"]["mock"]["api_key"]
     names = [f"model-{index}" for index in range(arms)]
@@ -162,7 +165,7 @@ def compile_table(table: RoutingTable) -> CompiledTable:
         loop.close()
 
 
-def _timed(context: Context, call: Callable[[], object]) -> float:
+def timed(context: Context, call: Callable[[], object], *, pause_s: float = 0.0) -> float:
     """Median microseconds of one call, on the worker core."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {context.cores.worker})
@@ -173,6 +176,7 @@ def _timed(context: Context, call: Callable[[], object]) -> float:
             for _ in range(BATCH):
                 call()
             samples.append((time.perf_counter_ns() - begun) / BATCH / 1000)
+            time.sleep(pause_s)
         return median(samples)
     finally:
         os.sched_setaffinity(0, allowed)

@@ -165,15 +165,18 @@ class LogWriter:
 
     def _write(self, lines: bytes, priority: int, now: float, count: int = 1) -> float:
         """Write ``count`` lines if there is room for their class, and count them; returns when that ended."""
-        reason = self._space.refuses(len(lines), priority, now)
+        whole, size = count, len(lines)
+        reason = self._space.refuses(size, priority, now)
         if reason is None:
             reason = self._segment.write(lines, now)
-        elif reason == "cap" and priority == VITAL:
-            # A closed segment is one that retention may delete, which is what makes room again.
-            self._segment.rotate_when_used(now)
-        whole, size = count, len(lines)
+            if reason is not None:
+                size = self._segment.accepted
+        else:
+            size = 0
+            if reason == "cap" and priority == VITAL:
+                # A closed segment is one that retention may delete, which is what makes room again.
+                self._segment.rotate_when_used(now)
         if reason is not None:
-            size = self._segment.accepted if reason == self._segment.failure else 0
             whole = lines.count(b"\n", 0, size)
             self.lost[reason] += count - whole
         self.lines_written += whole

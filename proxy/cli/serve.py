@@ -1,6 +1,7 @@
 """``llm-optimizer serve``: check that this is one installation, then hand over to the supervisor."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def serve(
       kill -HUP <pid>     reload the configuration (saving the file does, too)
       kill <pid>          drain and stop; a second signal stops at once
     """
+    os.umask(0o077)  # Inherited by every process: whatever any of them creates is the operator's alone.
     redactor = logs.configure("supervisor", level=log_level or "info", style=log_style or "auto")
     try:
         check_platform()

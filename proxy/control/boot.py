@@ -63,6 +63,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the optimizer process; the exit status."""
     options = parse(arguments)
+    os.umask(0o077)
     redactor = logs.configure(
         "optimizer", level=options.log_level or "info", style=options.log_style or "auto"
     )

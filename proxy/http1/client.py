@@ -16,7 +16,7 @@ from proxy.http1.client_connection import ClientConnection
 from proxy.http1.connect import connect
 from proxy.http1.messages import ReplySink
 from proxy.http1.origin import Origin
-from proxy.http1.sweep import INTERVAL_S, Sweeper
+from proxy.http1.sweep import Sweeper
 
 __all__ = ["Call", "Origin", "Pool", "ReplySink"]
 
@@ -53,11 +53,12 @@ class Pool:
         self.made = 0
         self.reused = 0
         self._clock = clock
-        self._sweeper = Sweeper(self.loop, clock, self._tick)
+        self.sweeper = Sweeper(self.loop, clock, self._tick)
         self._connections: set[ClientConnection] = set()
         self._idle: list[ClientConnection] = []
         self._attempts: dict[Call, _Attempt] = {}
         self._waiting: OrderedDict[Call, float] = OrderedDict()
+        self._rewrites_heads = origin.proxy is not None
         self._max_waiting = max(_LEAST_WAITING, origin.max_connections)
         self._leaving: set[asyncio.Task[None]] = set()  # cancelled attempts that still unwind
         self._closed = False
@@ -84,7 +85,9 @@ class Pool:
         before any byte of a reply, the request is sent once more on a fresh one (the upstream closed it
         while it was idle).
         """
-        call = Call(self, self.origin.head(head), body, sink, retry=idempotent_retry, streamed=False)
+        if self._rewrites_heads:
+            head = self.origin.head(head)
+        call = Call(self, head, body, sink, retry=idempotent_retry, streamed=False)
         self._place(call)
         return call
 
@@ -115,13 +118,9 @@ class Pool:
         for call in list(self._attempts):
             self._give_up(call)
             call.fail(Overloaded("The upstream's pool was closed."))
-        self._sweeper.stop()
+        self.sweeper.stop()
 
     # Home and Exchange
-
-    def now(self) -> float:
-        """Coarse clock, never early."""
-        return self._sweeper.now + INTERVAL_S
 
     def release(self, connection: ClientConnection) -> None:
         """Give the connection to who waits, or keep it."""
@@ -132,7 +131,7 @@ class Pool:
         elif self._closed:
             connection.discard()
         else:
-            connection.deadline = self.now() + self.origin.keepalive_s
+            connection.deadline = self.sweeper.soon + self.origin.keepalive_s
             self._idle.append(connection)
 
     def forget(self, connection: ClientConnection) -> None:
@@ -163,8 +162,8 @@ class Pool:
     def _place(self, call: Call) -> None:
         origin = self.origin
         if not self._connections:
-            self._sweeper.start()
-        call.cutoff = _NEVER if origin.total_s is None else self.now() + origin.total_s
+            self.sweeper.start()
+        call.cutoff = _NEVER if origin.total_s is None else self.sweeper.soon + origin.total_s
         idle = self._idle
         while idle:
             connection = idle.pop()
@@ -185,7 +184,7 @@ class Pool:
             )
 
     def _wait_deadline(self) -> float:
-        return self.now() + self.origin.connect_s + self.origin.first_byte_s
+        return self.sweeper.soon + self.origin.connect_s + self.origin.first_byte_s
 
     def _slots_taken(self) -> int:
         return len(self._connections) + len(self._attempts)
@@ -197,10 +196,10 @@ class Pool:
             self._attempt(call)
 
     def _attempt(self, call: Call) -> None:
-        self._sweeper.start()
+        self.sweeper.start()
         connection = ClientConnection(self)
         task = self.loop.create_task(self._connect(call, connection))
-        self._attempts[call] = _Attempt(connection, task, self.now() + self.origin.connect_s)
+        self._attempts[call] = _Attempt(connection, task, self.sweeper.soon + self.origin.connect_s)
 
     async def _connect(self, call: Call, connection: ClientConnection) -> None:
         began = self._clock()

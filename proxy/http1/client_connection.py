@@ -14,6 +14,7 @@ from proxy.errors import ProtocolFault, ResetFault, TimeoutFault, UpstreamFault
 from proxy.http1.call import Call
 from proxy.http1.framing import SEPARATE_WRITE_BYTES
 from proxy.http1.origin import Origin
+from proxy.http1.sweep import Sweeper
 
 MAX_HEAD_BYTES = 64 * 1024
 _NEVER = float("inf")
@@ -25,8 +26,7 @@ class Home(Protocol):
     origin: Origin
     loop: asyncio.AbstractEventLoop
 
-    def now(self) -> float:
-        """Coarse clock, never early."""
+    sweeper: Sweeper
 
     def release(self, connection: "ClientConnection") -> None:
         """The connection can carry another request."""
@@ -133,7 +133,7 @@ class ClientConnection(asyncio.Protocol):
             call = self._call
             if call is not None:
                 if not self._reading_paused:
-                    self.deadline = self._home.now() + self._home.origin.idle_s
+                    self.deadline = self._home.sweeper.soon + self._home.origin.idle_s
                 try:
                     call.sink.reply_flush()
                 except Exception as error:  # noqa: BLE001  # a failing sink must not take the pool's state along
@@ -152,7 +152,7 @@ class ClientConnection(asyncio.Protocol):
         if call is not None and transport is not None:
             if not call.ended:
                 self._unsent = transport.get_write_buffer_size()
-                self.deadline = self._home.now() + self._home.origin.idle_s
+                self.deadline = self._home.sweeper.soon + self._home.origin.idle_s
             call.upload_paused()
 
     def resume_writing(self) -> None:
@@ -182,7 +182,7 @@ class ClientConnection(asyncio.Protocol):
             transport.writelines((call.head, body))
         if call.ended:
             self._unsent = 0
-            self.deadline = home.now() + origin.first_byte_s
+            self.deadline = home.sweeper.soon + origin.first_byte_s
         elif not self._write_paused:
             self.deadline = _NEVER
         if call.streamed:
@@ -226,7 +226,7 @@ class ClientConnection(asyncio.Protocol):
         """The streamed body is complete."""
         if not self._head_done:
             self._unsent = 0
-            self.deadline = self._home.now() + self._home.origin.first_byte_s
+            self.deadline = self._home.sweeper.soon + self._home.origin.first_byte_s
 
     def pause_reply(self) -> None:
         """Stop reading; the idle deadline rests."""
@@ -241,7 +241,7 @@ class ClientConnection(asyncio.Protocol):
         if self._reading_paused and self.transport is not None:
             self._reading_paused = False
             if self._head_done:
-                self.deadline = self._home.now() + self._home.origin.idle_s
+                self.deadline = self._home.sweeper.soon + self._home.origin.idle_s
             if not self.transport.is_closing():
                 self.transport.resume_reading()
 
@@ -322,13 +322,7 @@ class ClientConnection(asyncio.Protocol):
         self._call = None
         if call is None or transport is None:
             return
-        reusable = (
-            self._keep
-            and not self._extra
-            and call.ended
-            and not transport.is_closing()
-            and transport.get_write_buffer_size() == 0
-        )
+        reusable = self._keep and not self._extra and call.ended and transport.get_write_buffer_size() == 0
         if not reusable:
             self.discard()
         else:

@@ -16,6 +16,7 @@ from proxy.http1.messages import BodyMode, Request
 from proxy.http1.responder import HttpResponder, Line
 from proxy.http1.server_state import ServerState
 
+_STREAM = BodyMode.STREAM
 _CHUNK_OVERHEAD_BYTES = 64 * 1024
 _CHUNK_OVERHEAD_FACTOR = 8  # a chunk of one byte takes six
 
@@ -42,12 +43,12 @@ class RequestReader:
 
     ``request`` is the request whose body is still open, ``incoming`` its responder if it streams, ``last``
     says that no further request is accepted, ``awaits_continue`` that the client waits for ``100 Continue``.
+    ``fed`` counts the bytes of the unfinished message, ``url`` is its target if its head is open.
     """
 
     __slots__ = (
         "_body",
         "_expected",
-        "_fed",
         "_headers",
         "_mode",
         "_parser",
@@ -57,12 +58,13 @@ class RequestReader:
         "_refusal",
         "_resuming",
         "_state",
-        "_url",
         "_verdict",
         "awaits_continue",
+        "fed",
         "incoming",
         "last",
         "request",
+        "url",
     )
 
     def __init__(self, receiver: Receiver, state: ServerState, peer: str) -> None:
@@ -70,9 +72,9 @@ class RequestReader:
         self._state = state
         self._peer = peer
         self._parser: httptools.HttpRequestParser = httptools.HttpRequestParser(self)
-        self._url = b""
+        self.url = b""
         self._headers: dict[bytes, bytes] = {}
-        self._fed = 0  # bytes since the current message began
+        self.fed = 0  # bytes since the current message began
         self._received = 0  # body bytes of the current message
         self._expected = 0  # its content-length; -1 when chunked
         self._body: bytes | bytearray = b""
@@ -91,10 +93,6 @@ class RequestReader:
         del self._receiver
         self.last = True
 
-    def in_head(self) -> bool:
-        """Whether a head was begun and is not complete."""
-        return self.request is None and not self.last and (self._fed > 0 or bool(self._url))
-
     def missing(self) -> int:
         """Bytes of a body of known length that are still to come, else 0."""
         return self._expected - self._received if self.request is not None and self._expected > 0 else 0
@@ -105,22 +103,20 @@ class RequestReader:
 
     def feed(self, data: bytes) -> ProxyError | None:
         """Parse; a returned error ends the connection, after the replies to requests before it."""
-        self._fed += len(data)
+        self.fed += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             return self._after_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             return self._failure(error)
-        if self._fed > _CHUNK_OVERHEAD_BYTES or self._fed > self._state.limits().max_line_bytes:
-            return self._excess()
-        return None
+        return self._excess() if self.fed else None
 
     def on_url(self, url: bytes) -> None:
         """llhttp callback; may come in fragments."""
         if self._resuming:
             return
-        self._url = self._url + url if self._url else url
+        self.url = self.url + url if self.url else url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """llhttp callback; trailers come here too."""
@@ -154,7 +150,7 @@ class RequestReader:
         self._received += len(data)
         if self._expected < 0 and self._received > self._state.limits().max_body_bytes:
             self._stop(BodyTooLarge(self._state.limits().max_body_bytes))
-        if self._mode is BodyMode.STREAM:
+        if self._mode is _STREAM:
             if self.incoming is not None:
                 self._receiver.stream_body(self.incoming, data)
             return
@@ -172,11 +168,11 @@ class RequestReader:
         if request is None or (self._expected and self._parser.should_upgrade()):
             return  # llhttp leaves out the body of an upgrade: _after_upgrade reads it
         self.request = None
-        self._fed = 0
+        self.fed = 0
         if self._expected:
             self.awaits_continue = False
             request.body_at = self._state.clock()
-        if self._mode is BodyMode.STREAM:
+        if self._mode is _STREAM:
             streaming = self.incoming
             self.incoming = None
             if streaming is not None:
@@ -197,13 +193,13 @@ class RequestReader:
         """Check the head, ask the application what to do with the body."""
         state, parser = self._state, self._parser
         limits = state.limits()
-        url, self._url = self._url, b""
+        url, self.url = self.url, b""
         headers, self._headers = self._headers, {}
         minor = request_head.http_minor(parser.get_http_version())
         method = request_head.METHODS.get(parser.get_method())
         if method is None:
             raise Refused(501, "This method is not implemented.", "method_not_implemented")
-        if self._fed > limits.max_line_bytes or self._fed > limits.max_header_bytes:
+        if self.fed > limits.max_line_bytes or self.fed > limits.max_header_bytes:
             request_head.check_size(url, headers, limits)
         if len(headers) > limits.max_headers:
             raise request_head.too_large_headers(limits)
@@ -237,7 +233,7 @@ class RequestReader:
         self._mode = mode
         self.request = request
         self.awaits_continue = awaits_continue
-        if mode is BodyMode.STREAM:
+        if mode is _STREAM:
             responder = HttpResponder(self._receiver, request, not self.last)
             responder.streams = True
             responder.body_open = length != 0
@@ -278,15 +274,15 @@ class RequestReader:
         """Bounds on an unfinished message, looked at only once it is long."""
         limits: Limits = self._state.limits()
         if self.request is None:
-            if not self._headers and len(self._url) + 20 > limits.max_line_bytes:
+            if not self._headers and len(self.url) + 20 > limits.max_line_bytes:
                 return request_head.too_long_line(limits)
-            if self._fed > limits.max_line_bytes + limits.max_header_bytes:
+            if self.fed > limits.max_line_bytes + limits.max_header_bytes:
                 return request_head.too_large_headers(limits)
         elif self._expected < 0:
             allowed = (
                 _CHUNK_OVERHEAD_FACTOR * self._received + limits.max_header_bytes + _CHUNK_OVERHEAD_BYTES
             )
-            if self._fed > allowed:
+            if self.fed > allowed:
                 return Refused(400, "The chunk framing outweighs the body.", "malformed_request")
         return None
 

@@ -13,6 +13,7 @@ from typing import Protocol
 from proxy.errors import ProxyError
 from proxy.http1 import framing
 from proxy.http1.messages import Listener, Request
+from proxy.http1.server_state import ServerState
 
 _LENGTH = 0
 _CHUNKED = 1
@@ -26,12 +27,7 @@ class Line(Protocol):
     """What a responder needs of its connection."""
 
     transport: asyncio.Transport
-
-    def date(self) -> bytes:
-        """The ``date`` header line to send now."""
-
-    def may_persist(self) -> bool:
-        """Whether the server still wants this connection afterwards."""
+    state: ServerState
 
     def finished(self, responder: "HttpResponder") -> None:
         """The reply is complete."""
@@ -90,14 +86,17 @@ class HttpResponder:
             raise RuntimeError("this request is being answered already")
         self.started = True
         request = self.request
-        connection = self._connection(line)
+        if self.keep and request.http_minor == 1 and not self.body_open and not line.state.closing_replies:
+            connection = b""
+        else:
+            connection = self._connection(line)
         if status in framing.BODILESS:
-            data = b"%b%b%b%b\r\n" % (framing.status_line(status), line.date(), headers, connection)
+            data = b"%b%b%b%b\r\n" % (framing.status_line(status), line.state.date, headers, connection)
             line.transport.write(data)
         elif len(body) < framing.SEPARATE_WRITE_BYTES:
             data = b"%b%b%b%bcontent-length: %d\r\n\r\n%b" % (
                 framing.STATUS_LINES.get(status) or framing.status_line(status),
-                line.date(),
+                line.state.date,
                 headers,
                 connection,
                 len(body),
@@ -208,7 +207,7 @@ class HttpResponder:
             raise RuntimeError(f"the reply is {-self._left} bytes longer than its declared length")
 
     def _connection(self, line: Line) -> bytes:
-        if self.keep and (self.body_open or not line.may_persist()):
+        if self.keep and (self.body_open or line.state.closing_replies):
             self.keep = False
         if self.keep:
             return b"" if self.request.http_minor == 1 else b"connection: keep-alive\r\n"
@@ -223,4 +222,4 @@ class HttpResponder:
             size = b"transfer-encoding: chunked\r\n"
         else:
             size = b""
-        return b"%b%b%b%b%b\r\n" % (framing.status_line(status), line.date(), headers, connection, size)
+        return b"%b%b%b%b%b\r\n" % (framing.status_line(status), line.state.date, headers, connection, size)

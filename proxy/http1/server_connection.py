@@ -42,17 +42,17 @@ class ServerConnection(asyncio.Protocol):
         "_reader",
         "_reading_paused",
         "_refusal",
-        "_state",
         "_unsent",
         "_write_paused",
         "deadline",
+        "state",
         "transport",
     )
 
     def __init__(self, state: ServerState) -> None:
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.deadline = _NEVER
-        self._state = state
+        self.state = state
         self._reader: RequestReader = cast("RequestReader", None)
         self._current: HttpResponder | None = None  # with the application
         self._queue: deque[HttpResponder] = deque()  # parsed ahead
@@ -68,17 +68,17 @@ class ServerConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio callback."""
         self.transport = cast("asyncio.Transport", transport)
-        state = self._state
+        state = self.state
         peer = transport.get_extra_info("peername")
         self._reader = RequestReader(self, state, peer[0] if isinstance(peer, tuple) else "unix")
         if not state.admit(self):
             self._end_with(framing.error_reply(503, framing.overloaded_body(), state.date))
             return
-        self.deadline = state.now() + state.limits().header_s
+        self.deadline = state.sweeper.soon + state.limits().header_s
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio callback."""
-        self._state.gone(self)
+        self.state.gone(self)
         self._phase = _CLOSING
         self.deadline = _NEVER
         self._reader.close()
@@ -101,9 +101,9 @@ class ServerConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """asyncio callback."""
         self._write_paused = True
-        state = self._state
+        state = self.state
         self._unsent = self.transport.get_write_buffer_size()
-        self.deadline = state.now() + state.limits().write_stall_s
+        self.deadline = state.sweeper.soon + state.limits().write_stall_s
         current = self._current
         if current is not None and current.listener is not None:
             self._guarded(current.listener.client_paused)
@@ -145,19 +145,11 @@ class ServerConnection(asyncio.Protocol):
 
     # Line
 
-    def date(self) -> bytes:
-        """The ``date`` header line."""
-        return self._state.date
-
-    def may_persist(self) -> bool:
-        """Whether the connection may serve another request."""
-        return not self._state.closing_replies
-
     def finished(self, responder: HttpResponder) -> None:
         """The reply is written: go on with what waits, or close."""
         responder.line = None
         self._current = None
-        self._state.inflight -= 1
+        self.state.inflight -= 1
         if not responder.keep:
             self._close(linger=responder.body_open or bool(self._held))
             return
@@ -174,7 +166,7 @@ class ServerConnection(asyncio.Protocol):
         """The reply stays incomplete: close after what was written."""
         responder.line = None
         self._current = None
-        self._state.inflight -= 1
+        self.state.inflight -= 1
         self._close(linger=False)
 
     def pause_body(self) -> None:
@@ -200,7 +192,7 @@ class ServerConnection(asyncio.Protocol):
             unsent = self.transport.get_write_buffer_size()
             if 0 < unsent != self._unsent:
                 self._unsent = unsent
-                self.deadline = now + self._state.limits().write_stall_s
+                self.deadline = now + self.state.limits().write_stall_s
             else:
                 self.transport.abort()
         elif phase in (_HEAD, _BODY):
@@ -266,7 +258,7 @@ class ServerConnection(asyncio.Protocol):
         self._current = responder
         self._phase = _BUSY
         self.deadline = _NEVER
-        state = self._state
+        state = self.state
         state.inflight += 1
         try:
             if responder.verdict is None:
@@ -318,7 +310,7 @@ class ServerConnection(asyncio.Protocol):
             phase = _BODY if reader.incoming is current and current.body_open else _BUSY
         elif reader.request is not None:
             phase = _BODY
-        elif reader.in_head():
+        elif (reader.fed or reader.url) and not reader.last:
             phase = _HEAD
         else:
             phase = _IDLE
@@ -328,11 +320,11 @@ class ServerConnection(asyncio.Protocol):
         if phase == _BUSY:
             self.deadline = _NEVER
             return
-        limits = self._state.limits()
+        limits = self.state.limits()
         seconds = (
             limits.keepalive_s if phase == _IDLE else limits.header_s if phase == _HEAD else limits.body_s
         )
-        self.deadline = self._state.now() + seconds
+        self.deadline = self.state.sweeper.soon + seconds
 
     def _continue(self) -> None:
         reader, current = self._reader, self._current
@@ -360,7 +352,7 @@ class ServerConnection(asyncio.Protocol):
         if self._current is not None or self._queue:
             self._refusal = error
             return
-        self._end_with(framing.error_reply(error.status, error.body(), self._state.date))
+        self._end_with(framing.error_reply(error.status, error.body(), self.state.date))
 
     def _end_with(self, data: bytes) -> None:
         self.transport.write(data)
@@ -372,14 +364,14 @@ class ServerConnection(asyncio.Protocol):
         self._phase = _CLOSING
         self._queue.clear()
         self._held.clear()
-        state = self._state
+        state = self.state
         if linger and self.transport.can_write_eof():
-            self.deadline = state.now() + _LINGER_S
+            self.deadline = state.sweeper.soon + _LINGER_S
             if self._reading_paused:
                 self._resume_reading()
             self.transport.write_eof()
             return
-        self.deadline = state.now() + state.limits().write_stall_s
+        self.deadline = state.sweeper.soon + state.limits().write_stall_s
         self.transport.close()
 
     def _resume_reading(self) -> None:
@@ -391,7 +383,7 @@ class ServerConnection(asyncio.Protocol):
         """The client is lost to this request: tell the application once."""
         responder.line = None
         self._current = None
-        self._state.inflight -= 1
+        self.state.inflight -= 1
         if responder.listener is not None:
             self._guarded(responder.listener.client_gone)
 
@@ -403,6 +395,6 @@ class ServerConnection(asyncio.Protocol):
             if responder is not None:
                 responder.refuse(error)
         except Exception as error:  # noqa: BLE001  # a failing listener must not take the connection's state along
-            self._state.report(error, "a Listener failed")
+            self.state.report(error, "a Listener failed")
             if responder is not None:
                 responder.refuse(ProxyError("Internal error."))

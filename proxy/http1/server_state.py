@@ -13,7 +13,7 @@ from optimizer.routing import Limits
 from proxy.http1.framing import date_header
 from proxy.http1.messages import Application
 from proxy.http1.request_head import Hosts, Targets
-from proxy.http1.sweep import INTERVAL_S, Sweeper
+from proxy.http1.sweep import Sweeper
 
 
 class Connection(Protocol):
@@ -36,7 +36,6 @@ class ServerState:
 
     __slots__ = (
         "_loop",
-        "_sweeper",
         "app",
         "clock",
         "closing_replies",
@@ -47,6 +46,7 @@ class ServerState:
         "inflight",
         "limits",
         "on_empty",
+        "sweeper",
         "targets",
     )
 
@@ -69,17 +69,13 @@ class ServerState:
         self.date = date_header(time.time())
         self.on_empty: Callable[[], None] | None = None
         self._loop = loop
-        self._sweeper = Sweeper(loop, clock, self._tick)
-
-    def now(self) -> float:
-        """Server clock, never early: coarse by one sweep interval and rounded up by one."""
-        return self._sweeper.now + INTERVAL_S
+        self.sweeper = Sweeper(loop, clock, self._tick)
 
     def admit(self, connection: Connection) -> bool:
         """Count a new connection; False if it is one too many (it is still tracked until it is lost)."""
         if not self.connections:
             self.date = date_header(time.time())
-        self._sweeper.start()
+        self.sweeper.start()
         self.connections.add(connection)
         return len(self.connections) <= self.limits().max_connections and not self.draining
 
@@ -95,7 +91,7 @@ class ServerState:
 
     def stop(self) -> None:
         """Stop the timer."""
-        self._sweeper.stop()
+        self.sweeper.stop()
 
     def _tick(self, now: float) -> bool:
         self.date = date_header(time.time())

@@ -1,7 +1,7 @@
 """One coarse timer for all deadlines of a server or a pool.
 
-Invariant: while it runs, ``now`` is at most one interval (plus loop lag) old, so hot paths can set deadlines
-without reading a clock; it runs only while there is something to watch.
+Invariant: while it runs, ``soon`` is the clock rounded up by at most one interval, so hot paths can set
+deadlines without reading a clock, and none ends early; it runs only while there is something to watch.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ class Sweeper:
     one round is then skipped, so that our own lag is not blamed on a peer.
     """
 
-    __slots__ = ("_clock", "_handle", "_loop", "_skipped", "_tick", "now")
+    __slots__ = ("_clock", "_handle", "_loop", "_now", "_skipped", "_tick", "soon")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float], tick: Callable[[float], bool]
@@ -28,12 +28,13 @@ class Sweeper:
         self._tick = tick
         self._handle: asyncio.TimerHandle | None = None
         self._skipped = False
-        self.now = clock()
+        self._now = clock()
+        self.soon = self._now + INTERVAL_S
 
     def start(self) -> None:
         """Run, if not running already."""
         if self._handle is None:
-            self.now = self._clock()
+            self._read_clock()
             self._handle = self._loop.call_later(INTERVAL_S, self._run)
 
     def stop(self) -> None:
@@ -43,9 +44,13 @@ class Sweeper:
             self._handle = None
 
     def _run(self) -> None:
-        before = self.now
-        self.now = self._clock()
-        self._skipped = not self._skipped and self.now - before > _LATE_FACTOR * INTERVAL_S
+        before = self._now
+        self._read_clock()
+        self._skipped = not self._skipped and self._now - before > _LATE_FACTOR * INTERVAL_S
         self._handle = self._loop.call_later(INTERVAL_S, self._run)
-        if not self._skipped and not self._tick(self.now):
+        if not self._skipped and not self._tick(self._now):
             self.stop()
+
+    def _read_clock(self) -> None:
+        self._now = self._clock()
+        self.soon = self._now + INTERVAL_S

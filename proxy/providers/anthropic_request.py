@@ -19,7 +19,9 @@ MAX_USER_CHARS: Final = 256
 
 
 def messages_request(doc: Mapping[str, Any], model: Model) -> dict[str, Any]:
-    """The body for ``POST /v1/messages``. ``doc`` is a parsed chat request (unchanged); ``model`` is asked instead of its.
+    """The body for ``POST /v1/messages``.
+
+    ``doc`` is a parsed chat request (unchanged); ``model`` is asked instead of the one that it names.
 
     Raises:
         ClientFault: The request asks for something that the Messages API cannot answer in kind.

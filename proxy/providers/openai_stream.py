@@ -1,9 +1,9 @@
 """Decoders for the event streams of OpenAI-compatible servers.
 
-Ordinary content events are never parsed: a few searches tell that there is nothing special in them and where the text
-is. That is safe because quotes inside JSON text are escaped, so ``finish_reason":"`` in a model's answer reads
-``finish_reason\\":\\"`` on the wire. Events written with blanks after colons are normalised first, and everything special is
-parsed properly.
+Ordinary content events are never parsed: a few searches tell that there is nothing special in them and where
+the text is. That is safe because quotes inside JSON text are escaped, so ``finish_reason":"`` in a model's answer
+reads ``finish_reason\\":\\"`` on the wire. Events written with blanks after colons are normalised first, and
+everything special is parsed properly.
 
 Usage that we asked for and the client did not is taken out again, byte-exactly: the usage-only event
 (``choices: []``) and the ``"usage":null`` members of the others. A usage object inside an event that has choices

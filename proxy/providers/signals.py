@@ -13,24 +13,32 @@ import orjson
 from optimizer.routing import CHAT
 from proxy.envelope import Envelope
 
+_CANNOT: Final = r"(?:can't|cannot|can\s+not|unable|won't|not\s+able)"
+_DECLINE: Final = (
+    r"(?:can't|cannot|won't|will\s+not|must\s+decline|have\s+to\s+decline"
+    r"|(?:am\s+|'m\s+)?(?:unable|not\s+able)\s+to)"
+)
+_TASK: Final = (
+    r"(?:assist|help|comply|provide|fulfill?|answer|do|create|write|generate"
+    r"|with|engage|discuss|support|share)"
+)
 _REFUSAL: Final = re.compile(
-    r"""^[\s"'*>]*(?:
-      (?:i['’]?m|i\s+am)\s+(?:very\s+|so\s+|really\s+)?sorry\b.{0,40}?\b(?:can(?:no|['’])t|cannot|unable|won['’]t|not\s+able)
-    | (?:sorry|apologies|unfortunately)\b.{0,40}?\bi\b.{0,12}?\b(?:can(?:no|['’])t|cannot|unable|won['’]t|not\s+able)
-    | i\s+(?:can(?:no|['’])t|cannot|won['’]t|will\s+not|am\s+unable\s+to|am\s+not\s+able\s+to|must\s+decline|have\s+to\s+decline)\s+
-      (?:\w+\s+)?(?:assist|help|comply|provide|fulfil|fulfill|answer|do|create|write|generate|with|engage|discuss|support|share)
-    | i['’]m\s+(?:unable|not\s+able)\s+to\s+(?:assist|help|comply|provide|fulfill|answer|create|write|generate|engage|discuss|share)
-    | as\s+an\s+ai\b.{0,60}?\bi\s+(?:can(?:no|['’])t|cannot|am\s+unable|am\s+not\s+able|do\s+not|don['’]t)
-    | es\s+tut\s+mir\s+(?:sehr\s+)?leid\b.{0,60}?\b(?:kann|darf|nicht)
-    | (?:je\s+suis\s+)?d[ée]sol[ée]e?\b.{0,60}?\b(?:peux|pouvons|puis)\b
-    | lo\s+siento\b.{0,60}?\bno\s+(?:puedo|podemos)
-    | (?:mi\s+dispiace|spiacente)\b.{0,60}?\bnon\s+(?:posso|possiamo)
-    | (?:desculpe|sinto\s+muito)\b.{0,60}?\bn[ãa]o\s+(?:posso|podemos)
-    | (?:抱歉|对不起|很抱歉).{0,30}(?:不能|无法)
-    | (?:申し訳|すみません).{0,40}(?:できません|できかね)
+    rf"""^[\s"'*>]*(?:
+      (?:i'm|i\s+am)\s+(?:very\s+|so\s+|really\s+)?sorry\b.{{0,40}}?\b{_CANNOT}
+    | (?:sorry|apologies|unfortunately)\b.{{0,40}}?\bi\b.{{0,12}}?\b{_CANNOT}
+    | i(?:\s+|(?='m)){_DECLINE}\s+(?:\w+\s+)?{_TASK}\b
+    | as\s+an\s+ai\b.{{0,60}}?\bi\s+(?:am\s+)?(?:{_CANNOT}|do\s+not|don't)
+    | es\s+tut\s+mir\s+(?:sehr\s+)?leid\b.{{0,60}}?\b(?:kann|darf|nicht)
+    | (?:je\s+suis\s+)?d[ée]sol[ée]e?\b.{{0,60}}?\b(?:peux|pouvons|puis)\b
+    | lo\s+siento\b.{{0,60}}?\bno\s+(?:puedo|podemos)
+    | (?:mi\s+dispiace|spiacente)\b.{{0,60}}?\bnon\s+(?:posso|possiamo)
+    | (?:desculpe|sinto\s+muito)\b.{{0,60}}?\bn[ãa]o\s+(?:posso|podemos)
+    | (?:抱歉|对不起|很抱歉).{{0,30}}(?:不能|无法)
+    | (?:申し訳|すみません).{{0,40}}(?:できません|できかね)
     )""",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
+_TYPOGRAPHIC: Final = "\N{RIGHT SINGLE QUOTATION MARK}"
 
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "object": (dict,),
@@ -45,7 +53,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
 
 def is_refusal(head: str) -> bool:
     """Whether an answer begins like a refusal. ``head`` is its first 256 characters."""
-    return _REFUSAL.match(head) is not None
+    return _REFUSAL.match(head.replace(_TYPOGRAPHIC, "'")) is not None
 
 
 def wants_json(envelope: Envelope) -> bool:

@@ -1,6 +1,7 @@
 """What every provider codec promises, over the registry: a new one is tested by being registered."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -26,6 +27,7 @@ class Dialect:
     stream: tuple[dict[str, Any], ...]
     errors: dict[int, dict[str, Any]]
     stream_error: dict[str, Any]
+    endpoints: tuple[str, ...] = (CHAT,)
 
 
 def _openai() -> Dialect:
@@ -60,6 +62,7 @@ def _openai() -> Dialect:
             500: error("server_error", "x"),
         },
         stream_error=error("server_error", "x"),
+        endpoints=ENDPOINTS,
     )
 
 
@@ -156,13 +159,11 @@ def test_an_endpoint_is_spoken_or_refused(name, endpoint):
     payload = {"messages": [{"role": "user", "content": "x"}], "prompt": "x", "input": "x"}
     asked = parse(endpoint, orjson.dumps({"model": "m", **payload}))
 
-    try:
-        sent = prepared(CODECS[name], asked)
-    except ClientFault as fault:
-        assert endpoint != CHAT
-        assert fault.status == 400
+    if endpoint in DIALECTS[name].endpoints:
+        assert prepared(CODECS[name], asked).body
     else:
-        assert sent.body
+        with pytest.raises(ClientFault, match=endpoint):
+            prepared(CODECS[name], asked)
 
 
 @EVERY
@@ -191,7 +192,7 @@ def test_any_chunking_of_a_stream_is_the_same(name, data, asks_usage):
     edges = [0, *places, len(stream)]
 
     whole, first = play(name, asked, [stream])
-    parted, second = play(name, asked, [stream[a:b] for a, b in zip(edges, edges[1:], strict=False)])
+    parted, second = play(name, asked, [stream[a:b] for a, b in pairwise(edges)])
 
     assert parted == whole
     for slot in ReplyFacts.__slots__:

@@ -197,7 +197,7 @@ async def test_an_edit_of_the_file_applies_and_a_bad_one_changes_nothing(tmp_pat
         product.config.write_text(text.replace("baseline: bad", "baseline: nobody"))
 
         async def noticed() -> bool:
-            return 'reloads_total{result="rejected"} 1' in (await http.get("/metrics")).text
+            return 'reloads_total{result="failure"} 1' in (await http.get("/metrics")).text
 
         await _until(noticed)
         assert await served()

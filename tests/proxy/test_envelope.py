@@ -251,7 +251,7 @@ CHANGES = st.dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(bodies(), CHANGES)
 def test_rewriting_changes_what_was_asked_and_nothing_else(raw, changes):
     """The result parses to the changed document, and every other member keeps its bytes."""

@@ -67,17 +67,18 @@ def test_text_lines_are_for_people() -> None:
         "key sk-hunter2-hunter2 was refused",
         "lopt-admin-hunter2-hunter2",
         "a plain hunter2-hunter2 that was learned",
+        'a "quoted" hunter2-hunter2 \\ that was learned',
     ],
 )
 def test_credentials_are_masked(style: str, text: str) -> None:
     """By shape, by name and by value; in messages, fields and tracebacks."""
     logger, stream, redactor = lines(style)
     if "learned" in text:
-        redactor.learn(["hunter2-hunter2"])
+        redactor.learn(["hunter2-hunter2", '"quoted" hunter2-hunter2 \\'])
 
     logger.error(text, extra={"detail": text})
     try:
-        raise ValueError(text)
+        raise ValueError(text)  # noqa: TRY301 - the traceback is what is looked at
     except ValueError:
         logger.exception("failed: %s", text)
 

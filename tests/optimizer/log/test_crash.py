@@ -17,7 +17,8 @@ from optimizer.log.reader import LogReader
 from optimizer.log.segment import list_sources, writer_lives
 from optimizer.log.writer import Disk, LogWriter, WriterBounds
 
-# Writes numbered lines as fast as it can and tells on standard output which one is done.
+# Writes numbered lines as fast as it can and tells on standard output which one is done. No write counts as slow
+# here: a line that waits for the writer's thread would die with the process.
 WRITER = """
 import os, sys
 from optimizer.log.node import StateDirectory
@@ -25,7 +26,7 @@ from optimizer.log.writer import LogWriter, WriterBounds
 state = StateDirectory(sys.argv[1])
 incarnation = state.allocate_incarnation()
 writer = LogWriter(state.log_directory, node=state.node, incarnation=incarnation, role="worker",
-                   bounds=WriterBounds(segment_bytes=200_000, reserve_bytes=0))
+                   bounds=WriterBounds(segment_bytes=200_000, reserve_bytes=0, slow_write_s=60.0))
 n = 0
 while True:
     writer.append(b'{"i":%d,"n":%d,"p":"%s"}\\n' % (incarnation, n, b"x" * (n * 37 % 3000)))

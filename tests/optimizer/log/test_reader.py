@@ -240,13 +240,13 @@ def test_a_source_that_cannot_be_read_does_not_stop_the_others(
     assert reader.errors == 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
-    paddings=st.lists(st.integers(0, 3000), min_size=1, max_size=40),
+    paddings=st.lists(st.integers(0, 3000), min_size=1, max_size=15),
     segment_bytes=st.integers(1, 5000),
     member_bytes=st.integers(1, 4000),
     max_bytes=st.integers(1, 50_000),
-    packed=st.sets(st.integers(1, 40)),
+    packed=st.sets(st.integers(1, 15), max_size=3),
 )
 def test_compressed_or_not_the_log_reads_the_same(
     tmp_path_factory: pytest.TempPathFactory,

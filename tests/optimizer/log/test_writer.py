@@ -330,11 +330,12 @@ def test_the_threads_queue_is_bounded_and_loses_statistics_first(log_directory: 
 
 def test_closing_does_not_wait_for_ever_for_a_stuck_disk(log_directory: Path) -> None:
     """A drain must end; what is still queued is counted."""
-    gate = threading.Event()
+    gate, stuck = threading.Event(), threading.Event()
     clock_calls = iter(range(10**9))
 
     def write(descriptor: int, data: bytes) -> int:
         if threading.current_thread().name == "log-writer":
+            stuck.set()
             gate.wait(20)
         return os.write(descriptor, data)
 
@@ -346,13 +347,85 @@ def test_closing_does_not_wait_for_ever_for_a_stuck_disk(log_directory: Path) ->
         bounds=WriterBounds(reserve_bytes=0),
         disk=Disk(write=write, clock=lambda: float(next(clock_calls))),
     )
-    for i in range(5):
+    writer.append(number(0))
+    writer.append(number(1))
+    assert stuck.wait(20)
+    for i in range(2, 5):
         writer.append(number(i))
 
     writer.close(timeout_s=0.05)
 
-    assert writer.lost["queue_full"] >= 3
+    assert writer.lost == {"queue_full": 3}
     gate.set()
+
+
+def test_a_process_that_is_never_idle_gets_direct_writing_back(log_directory: Path) -> None:
+    """The thread competes with a busy loop for its turns, and still hands back soon."""
+    slow = [True]
+
+    def write(descriptor: int, data: bytes) -> int:
+        if slow.pop() if slow else False:
+            time.sleep(0.02)
+        return os.write(descriptor, data)
+
+    writer = LogWriter(
+        log_directory,
+        node=1,
+        incarnation=1,
+        role="worker",
+        bounds=WriterBounds(reserve_bytes=0, queue_bytes=10**9, queue_lines=10**9, slow_write_s=0.01),
+        disk=Disk(write=write),
+    )
+    written = handed_back = 0
+    deadline = time.monotonic() + 20
+    while not handed_back and time.monotonic() < deadline:
+        writer.append(number(written))
+        written += 1
+        handed_back = written > 1 and not writer.diverted
+    writer.append(number(written))
+    writer.close()
+
+    assert handed_back
+    assert not writer.lost
+    assert writer.lines_written == written + 1
+    batch = LogReader(log_directory).poll({}, 1 << 30)
+    found = [orjson.loads(entry.line)["n"] for entry in batch.entries]
+    assert found == list(range(written + 1))
+
+
+def test_a_batch_from_the_queue_that_is_cut_short_is_counted_line_by_line(log_directory: Path) -> None:
+    """What got through whole is written, the rest is lost, and the torn line is closed off."""
+    gate, stuck = threading.Event(), threading.Event()
+    cuts = [20]
+    clock_calls = iter(range(10**9))
+
+    def write(descriptor: int, data: bytes) -> int:
+        if threading.current_thread().name == "log-writer":
+            stuck.set()
+            gate.wait(20)
+            if len(data) > 20 and cuts:
+                return os.write(descriptor, data[: cuts.pop()])
+        return os.write(descriptor, data)
+
+    writer = LogWriter(
+        log_directory,
+        node=1,
+        incarnation=1,
+        role="worker",
+        bounds=WriterBounds(reserve_bytes=0),
+        disk=Disk(write=write, clock=lambda: float(next(clock_calls))),
+    )
+    writer.append(number(0))
+    writer.append(number(1))
+    assert stuck.wait(20)
+    for i in range(2, 7):
+        writer.append(number(i))
+    gate.set()
+    writer.close()
+
+    assert writer.lost == {"disk_full": 3}
+    assert writer.lines_written == 4
+    assert read_numbers(log_directory) == [0, 1, 2, 3]
 
 
 def test_an_event_is_a_cloud_event_on_one_line() -> None:

@@ -58,7 +58,9 @@ def test_help_teaches_and_imports_nothing_of_the_product() -> None:
         "print(sorted(name for name in sys.modules if name.startswith(('proxy.', 'optimizer'))))"
     )
 
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
 
     for name in ("serve", "demo", "check-config", "config", "routes", "arms", "simulate-upstream", "version"):
         assert f"\n  {name} " in done.stdout

@@ -49,7 +49,9 @@ def test_another_owner_of_a_name_is_refused_with_a_way_out(tmp_path: Path, files
     assert "uninstall" in problem
 
 
-@pytest.mark.parametrize("record", ["my_proxy/__init__.py,,\n", "other/proxy/__init__.py,,\n", "proxy/other.py,,\n"])
+@pytest.mark.parametrize(
+    "record", ["my_proxy/__init__.py,,\n", "other/proxy/__init__.py,,\n", "proxy/other.py,,\n"]
+)
 def test_similar_names_are_not_ours(tmp_path: Path, record: str) -> None:
     """Only the top-level package itself collides."""
     distribution(tmp_path, "similar", record=record)

@@ -116,7 +116,9 @@ def test_the_key_is_new_only_once(start: Start) -> None:
 def test_a_refused_configuration_ends_with_every_problem(start: Start, config_path: Path) -> None:
     """Exit 78, all problems, and no secret among them."""
     config_path.write_text(
-        config_path.read_text().replace('v1"', 'v1", api_key: planted-secret-5').replace("[small, large]", "[nope]")
+        config_path.read_text()
+        .replace('v1"', 'v1", api_key: planted-secret-5')
+        .replace("[small, large]", "[nope]")
         + "servr: {}\n"
     )
     child = start()
@@ -176,7 +178,10 @@ def test_a_reload_is_asked_over_the_link_and_by_signal(start: Start, config_path
     reader = TableReader(child.state_dir / "table" / "table.json")
     versions = [reader.poll().version]  # type: ignore[union-attr]
 
-    for ask in (lambda: child.link.sendall(b'{"reload": true}\n'), lambda: child.process.send_signal(signal.SIGHUP)):
+    for ask in (
+        lambda: child.link.sendall(b'{"reload": true}\n'),
+        lambda: child.process.send_signal(signal.SIGHUP),
+    ):
         ask()
         for _ in range(1000):
             table = reader.poll()

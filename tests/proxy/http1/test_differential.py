@@ -3,13 +3,13 @@
 Rule: what we accept, h11 accepts with the same meaning. We refuse more than h11; each reason is listed in
 ``STRICTER`` and recognised by the bytes, so a new difference fails here.
 
-``LOOSER``: the only things that we accept and h11 does not, both harmless:
-- blank lines before a request (h11 takes them as well, but only CRLF; llhttp also a bare LF);
-- several spaces between method and target, where both agree on method and target.
+``LOOSER`` lists what we accept and h11 does not. Both are harmless, because there is one reading only and we
+never pass a request line or framing on as received.
 """
 
 import asyncio
 import re
+from itertools import pairwise
 
 import h11
 import pytest
@@ -24,8 +24,9 @@ from proxy.http1.client_connection import ClientConnection
 from proxy.http1.messages import BodyMode
 from proxy.http1.request_reader import RequestReader
 from proxy.http1.server_state import ServerState
+from proxy.http1.sweep import Sweeper
 
-FAST = settings(deadline=None, max_examples=400, suppress_health_check=list(HealthCheck))
+FAST = settings(deadline=None, max_examples=600, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 class Accepting:
@@ -79,7 +80,9 @@ def ours(loop, pieces, limits=None):
             error = reader.feed(piece)
         if error is not None:
             break
-    open_ = error is None and (reader.request is not None or reader.in_head())
+    open_ = error is None and (
+        reader.request is not None or bool(not reader.last and (reader.fed or reader.url))
+    )
     reader.close()
     return accepting.seen(), error.status if error else None, open_
 
@@ -100,6 +103,11 @@ def theirs(data):
         elif isinstance(event, h11.EndOfMessage):
             return request, body, True
 
+
+LOOSER = (
+    rb"[\r\n]+[A-Z]+ ",  # any run of CR and LF before a request (h11: whole blank lines)
+    rb"[\r\n]*[A-Z]+ {2,}",  # several spaces between method and target
+)
 
 STRICTER = {
     "bare LF": lambda data: re.search(rb"(?<!\r)\n", data),
@@ -214,9 +222,7 @@ def test_same_verdict_and_same_meaning_as_h11(idle_loop, data):
     except h11.RemoteProtocolError:
         request, their_body, complete = None, b"", False
         if seen:
-            assert (data[:2] != b"\r\n" and data[:1] == b"\n") or re.match(rb"\s*[A-Z]+ {2,}", data), (
-                f"accepted what h11 refuses: {data!r}"
-            )
+            assert any(re.match(looser, data) for looser in LOOSER), f"accepted what h11 refuses: {data!r}"
         return
     if seen:
         name, where, headers, our_body, minor = seen[0]
@@ -241,10 +247,18 @@ def test_same_verdict_and_same_meaning_as_h11(idle_loop, data):
 STREAMS = [
     b"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
     b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello" * 3,
-    b"POST /stream HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3;e\r\nabc\r\n2\r\nde\r\n0\r\nT: v\r\n\r\n"
-    b"GET /b HTTP/1.1\r\nHost: h\r\nX:\r\nX: 2\r\n\r\n",
-    b"\r\nPOST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabcGET /c HTTP/1.1\r\nHost: h\r\n\r\n",
-    b"POST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    (
+        b"POST /stream HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3;e\r\nabc\r\n2\r\nde\r\n0\r\nT: v\r\n\r\n"
+        b"GET /b HTTP/1.1\r\nHost: h\r\nX:\r\nX: 2\r\n\r\n"
+    ),
+    (
+        b"\r\nPOST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc"
+        b"GET /c HTTP/1.1\r\nHost: h\r\n\r\n"
+    ),
+    (
+        b"POST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    ),
     b"GET / HTTP/1.0\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\nGET / HTTP/1.1\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: h\r\n\r\nGET / HTTP/1.1\r\nHost : h\r\n\r\n",
@@ -256,7 +270,7 @@ STREAMS = [
 
 def cut(data, places):
     edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(edges)]
 
 
 @FAST
@@ -299,9 +313,7 @@ class OneHome:
         self.loop = loop
         self.origin = Origin.from_upstream(Upstream(name="u", provider="openai", base_url="http://u"))
         self.released = False
-
-    def now(self):
-        return 0.0
+        self.sweeper = Sweeper(loop, lambda: 0.0, lambda now: False)
 
     def release(self, connection):
         self.released = True

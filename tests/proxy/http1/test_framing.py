@@ -30,7 +30,7 @@ def test_encode_headers():
     ],
 )
 def test_encode_headers_refuses_what_could_split(name, value):
-    with pytest.raises(ValueError, match="header|control"):
+    with pytest.raises(ValueError, match=r"header|control"):
         encode_headers([(name, value)])
 
 

@@ -18,7 +18,8 @@ daemon off; worker_processes 1; pid {dir}/pid; error_log {dir}/error.log; {user}
 events {{ worker_connections 256; }}
 http {{
   access_log off; keepalive_requests 5; client_max_body_size 64m;
-  client_body_temp_path {dir}/a; proxy_temp_path {dir}/b; fastcgi_temp_path {dir}/c; uwsgi_temp_path {dir}/d; scgi_temp_path {dir}/e;
+  client_body_temp_path {dir}/a; proxy_temp_path {dir}/b;
+  fastcgi_temp_path {dir}/c; uwsgi_temp_path {dir}/d; scgi_temp_path {dir}/e;
   server {{
     listen unix:{dir}/sock;
     location / {{ return 200 "nginx $request_method $content_length"; }}

@@ -1,5 +1,6 @@
 """Chat completions over Anthropic's Messages API: requests, whole replies, streams, errors."""
 
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -549,9 +550,7 @@ def test_any_chunking_gives_the_same_chunks(data, newline):
     edges = [0, *places, len(stream)]
 
     whole, first = play(chat(stream=True), [stream])
-    parted, second = play(
-        chat(stream=True), [stream[a:b] for a, b in zip(edges, edges[1:], strict=False) if a != b]
-    )
+    parted, second = play(chat(stream=True), [stream[a:b] for a, b in pairwise(edges) if a != b])
 
     assert whole == parted
     assert repr(first.facts) == repr(second.facts)

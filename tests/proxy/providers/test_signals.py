@@ -17,6 +17,8 @@ from proxy.providers.signals import is_refusal, json_validity
         "I cannot provide instructions for that.",
         "I can't help with that.",
         "I am unable to assist with this.",
+        "I'm unable to create that.",
+        "I won't help with this.",
         "I must decline with regret",
         "As an AI language model, I cannot have opinions.",
         "Unfortunately, I am unable to open links.",

@@ -1,5 +1,6 @@
 """The simulator as a client sees it: OpenAI's shapes, seeded answers, faults, cut replies."""
 
+import asyncio
 import base64
 import json
 import struct
@@ -226,3 +227,24 @@ def test_a_profile_file_is_checked_whole(tmp_path: Path) -> None:
         load_profiles(twice)
     with pytest.raises(ProfileProblem, match=r"none\.yaml"):
         load_profiles(tmp_path / "none.yaml")
+
+
+async def test_a_caller_that_hangs_up_ends_its_stream() -> None:
+    """A stream nobody reads any more does not go on in the background."""
+    slow = ModelProfile(id="slow", ttft_ms=0.0, token_ms=60_000.0, words=50)
+    runner = web.AppRunner(
+        Simulator([slow], speed=1.0).application(),
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=30.0,
+    )
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1/chat/completions"
+
+    body = {"model": "slow", "messages": QUESTION, "stream": True}
+    async with httpx.AsyncClient() as client, client.stream("POST", url, json=body) as reply:
+        await anext(reply.aiter_bytes())
+
+    async with asyncio.timeout(5):
+        await runner.cleanup()
