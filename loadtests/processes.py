@@ -165,6 +165,8 @@ class Child:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
         self._reader.join(1.0)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
         self._log.close()
 
     def __enter__(self) -> Self:

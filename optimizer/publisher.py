@@ -165,6 +165,7 @@ class Publisher:
             limits=settings.limits,
             access=settings.access,
             guard_lease_s=settings.guard_lease_s,
+            segment_bytes=settings.retention.segment_bytes,
         )
 
 

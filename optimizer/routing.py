@@ -202,7 +202,11 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class RoutingTable:
-    """One published version. ``passthrough`` maps a path prefix (``/v1/audio``; ``/v1/`` is the default) to an upstream."""
+    """One published version.
+
+    ``passthrough`` maps a path prefix (``/v1/audio``; ``/v1/`` is the default) to an upstream;
+    ``segment_bytes`` is the size at which workers begin a new log segment (read when they start).
+    """
 
     version: int
     published_at: float
@@ -215,3 +219,4 @@ class RoutingTable:
     limits: Limits = field(default_factory=Limits)
     access: Access = field(default_factory=Access)
     guard_lease_s: float = 10.0
+    segment_bytes: int = 64 * 1024 * 1024

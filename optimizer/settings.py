@@ -45,7 +45,10 @@ class PolicySettings:
 
 @dataclass(frozen=True, slots=True)
 class CustomMetric:
-    """An operator's own feedback metric. ``kind`` gauge|counter, ``aggregation`` mean|sum; ``low``/``high`` bound its values."""
+    """An operator's own feedback metric. ``kind`` gauge|counter, ``aggregation`` mean|sum.
+
+    ``low`` and ``high`` bound its values.
+    """
 
     name: str
     kind: str = "gauge"
@@ -57,7 +60,7 @@ class CustomMetric:
 
 @dataclass(frozen=True, slots=True)
 class RouteSettings:
-    """A route as the operator wrote it. ``baseline`` is an arm id. ``quality_metric`` names the metric that is quality."""
+    """A route as the operator wrote it. ``baseline`` is an arm id."""
 
     name: str
     arms: tuple[Arm, ...]

@@ -13,11 +13,11 @@ from optimizer import events
 from proxy import headers as crossing
 from proxy.dispatch import Decision
 from proxy.envelope import Envelope
-from proxy.errors import ProtocolFault, ProxyError, UpstreamFault
+from proxy.errors import ProtocolFault, ProxyError, UpstreamFault, error_body
 from proxy.http1.client import Call
 from proxy.http1.messages import Request, Responder
 from proxy.inflate import Inflater, TooLarge
-from proxy.providers.base import Prepared, ReplyFacts, StreamDecoder
+from proxy.providers.base import EVENT_TOO_LARGE, Prepared, ReplyFacts, StreamDecoder
 from proxy.record import Ending, Recorder, Timing
 
 _JSON = b"content-type: application/json\r\n"
@@ -170,7 +170,7 @@ class Exchange:
                 self._mark_content()
             if decoder.terminal:
                 # Recorded first, then the bytes that tell the client that it is over.
-                self._parts.append(out)
+                self._parts += (out, decoder.finish())
                 self._end_stream()
             elif out:
                 self._parts.append(out)
@@ -205,7 +205,9 @@ class Exchange:
         now = perf_counter()
         if self._decoder is not None:
             self._parts.append(self._decoder.finish())
-            if self._decoder.complete:
+            # An error event of the upstream's own has told the client already.
+            told = self._decoder.facts.error_type not in (None, EVENT_TOO_LARGE)
+            if self._decoder.complete or told:
                 self._end_stream()
             else:
                 self.reply_failed(ProtocolFault("The upstream ended the stream without its terminal event."))
@@ -288,7 +290,7 @@ class Exchange:
         assert decoder is not None
         facts = decoder.facts
         if facts.error_type is not None:
-            self._record(events.UPSTREAM_FAULT, 200, facts=facts, error=facts.error_type)
+            self._record(events.UPSTREAM_FAULT, 200, facts=facts, error=facts.error_code or facts.error_type)
         else:
             self._record(events.COMPLETED, 200, facts=facts)
         self._responder.finish(_joined(self._parts))
@@ -305,7 +307,7 @@ class Exchange:
         del now
         status = self._status
         handle = self._decision.arm.handle
-        body, kind, code = handle.codec.error(status, _joined(self._parts))
+        body, kind, code = handle.codec.error(status, self._plain_body())
         outcome, shown = events.CALLER_FAULT, status
         if status in _FAULT_STATUSES:
             outcome, shown = events.UPSTREAM_FAULT, status if status <= 504 else 503
@@ -314,10 +316,9 @@ class Exchange:
         elif status in _AUTH_STATUSES and not handle.passthrough_auth:
             # Our credentials, not the caller's: a 401 would send the caller looking at its own key.
             outcome, shown = events.CENSORED, 502
-            fault = UpstreamFault(
-                f"Upstream {handle.upstream.name!r} refused the proxy's credentials ({status})."
-            )
-            body, code = fault.body(), "upstream_auth_error"
+            code = "upstream_auth_error"
+            said = f"Upstream {handle.upstream.name!r} refused the proxy's credentials ({status})."
+            body = error_body(said, kind=UpstreamFault.kind, code=code)
         elif status < 400:
             outcome, shown = events.UPSTREAM_FAULT, 502
             fault = ProtocolFault(f"The upstream answered {status}, which the proxy does not follow.")
@@ -354,6 +355,17 @@ class Exchange:
         self._raw = not translates
         if translates:
             self._reply_headers = [pair for pair in self._reply_headers if pair[0] != b"content-encoding"]
+
+    def _plain_body(self) -> bytes:
+        """The body of a refusal, decoded if the upstream compressed it; as it came if that fails."""
+        body = _joined(self._parts)
+        encoding = crossing.find(self._reply_headers, b"content-encoding")
+        if encoding is None:
+            return body
+        try:
+            return Inflater(encoding, limit=_ASIDE_BYTES).feed(body)
+        except (KeyError, TooLarge, zlib.error):
+            return body
 
     def _break_off(self, fault: ProxyError) -> None:
         if self.call is not None:
@@ -423,7 +435,7 @@ class Exchange:
         chunks = decoder.content_events if decoder is not None else 0
         # For a stream the upstream is waited for until its last content; the rest is ours.
         upstream_end = self._last_at if self._streaming and self._last_at else now
-        upstream_id = crossing.find(self._reply_headers, b"x-request-id")
+        upstream_id = crossing.upstream_request_id(self._reply_headers)
         return self._shared.recorder.request(
             self.request_id,
             endpoint=self._envelope.endpoint,

@@ -90,3 +90,11 @@ def find(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
         if name == wanted:
             return value
     return None
+
+
+def upstream_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """The id that an upstream gave the request, whichever way it spells the header."""
+    for name, value in headers:
+        if name in _UPSTREAM_IDS:
+            return value
+    return None

@@ -27,6 +27,10 @@ DELETE: Final = Delete()
 
 _SPACE = rb"[ \t\r\n]*+"
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_COMMA = ord(",")
+_HEAD_BYTES = 512
+_TAIL_BYTES = 16 * 1024
+_SHORT_STRING_MEMBER = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.){0,512}")[ \t\r\n]*([,}])')
 _SCALAR = rb"[^\s\"{}\[\],:]++"
 
 
@@ -81,13 +85,78 @@ def members(raw: bytes) -> Iterator[tuple[str, int, int, int]]:
         position += 1
 
 
-def rewrite(raw: bytes, doc: Mapping[str, Any], changes: Mapping[str, Any]) -> bytes:
+def parse_around(raw: bytes, key: str) -> tuple[dict[str, Any], int, int] | None:
+    """Parse a large object in two pieces, before and after its string member ``key``.
+
+    Both pieces being objects of their own, neither with ``key`` in it, proves that the member stands at the
+    top level exactly once, so replacing it later needs no further look at the bytes. The key is looked for
+    near both ends, where clients put it.
+
+    Returns:
+        (document, start of the value, end of the value), or None when this does not apply, which says
+        nothing about whether ``raw`` is valid.
+    """
+    word = orjson.dumps(key)
+    at = raw.find(word, 0, _HEAD_BYTES)
+    if at < 0:
+        at = raw.rfind(word, max(0, len(raw) - _TAIL_BYTES))
+    found = _SHORT_STRING_MEMBER.match(raw, at + len(word)) if at >= 0 else None
+    if found is None:
+        return None
+    view = memoryview(raw)
+    opening = at
+    while raw[opening - 1] in b" \t\r\n":
+        opening -= 1
+    try:
+        before = _piece(view, 0, opening, first=raw[opening - 1 : opening] == b"{")
+        last = found.group(2) == b"}"
+        after: Any = {} if last else orjson.loads(b"".join((b"{", view[found.end() :])))
+        value = orjson.loads(found.group(1))
+    except (orjson.JSONDecodeError, ValueError):
+        return None
+    if last and raw[found.end() :].strip(b" \t\r\n"):
+        return None
+    # An empty piece beside a comma would hide a comma too many.
+    if (not last and not after) or key in before or key in after:
+        return None
+    before[key] = value
+    before.update(after)
+    return before, found.start(1), found.end(1)
+
+
+def _piece(view: memoryview, start: int, end: int, *, first: bool) -> dict[str, Any]:
+    """The members up to a comma (or to the opening brace when the key is ``first``) as an object."""
+    if first:
+        if bytes(view[start:end]).strip() != b"{":
+            raise ValueError("the brace opens something deeper")
+        return {}
+    if view[end - 1] != _COMMA:
+        raise ValueError("no member ends here")
+    piece = orjson.loads(b"".join((view[start : end - 1], b"}")))
+    if not isinstance(piece, dict) or not piece:
+        raise ValueError("no members before a comma")
+    return piece
+
+
+def rewrite(
+    raw: bytes,
+    doc: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    *,
+    known: tuple[str, int, int] | None = None,
+) -> bytes:
     """Return ``raw`` with top-level members set, added or (value ``DELETE``) removed.
 
     ``raw`` is a JSON object and ``doc`` what it parses to. Duplicates of a changed key are changed too, unless
     their values are of another kind (they lose to the last one in any case). New members go before the closing
-    brace. Raises ``TypeError`` for values that are not JSON.
+    brace. Raises ``TypeError`` for values that are not JSON. ``known`` is a member whose only value is known to
+    stand at raw[start:end] (see ``parse_around``).
     """
+    if known is not None and changes.get(known[0], DELETE) is not DELETE:
+        changes = dict(changes)
+        value = orjson.dumps(changes.pop(known[0]))
+        view = memoryview(raw)
+        raw = b"".join((view[: known[1]], value, view[known[2] :]))
     added: list[bytes] = []
     removed: list[str] = []
     for key, value in changes.items():

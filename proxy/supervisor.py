@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from optimizer.durable import replace_file
 from optimizer.log.node import StateDirectory
 from proxy.logs import LOGGER_NAME, Redactor
 from proxy.supervisor_child import Child
@@ -27,6 +28,9 @@ from proxy.supervisor_link import Message
 
 EXIT_CONFIG: Final = 78
 """Exit status of an optimizer that refuses its configuration (sysexits' EX_CONFIG): trying again can't help."""
+
+LONGEST_SOCKET_PATH: Final = 103
+"""macOS allows 103 bytes, Linux 107."""
 
 _EARLY_DEATHS: Final = 3
 _OPTIMIZER_PATIENCE_S: Final = 15.0
@@ -132,6 +136,7 @@ class Supervisor:
         Raises:
             StartRefused: Another ``serve`` holds the state directory, or the port is taken.
         """
+        check_socket_path(self._state.optimizer_socket)
         with _held(self._state.run_directory / "serve.lock"):
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -284,7 +289,7 @@ class Supervisor:
         }
         # For operators and tests only; nothing in the product reads it.
         with contextlib.suppress(OSError):
-            self._state.pids_file.write_text(json.dumps(pids))
+            replace_file(self._state.pids_file, json.dumps(pids).encode())
 
     def _on_stop_signal(self) -> None:
         self._signals += 1
@@ -311,6 +316,19 @@ class Supervisor:
             self._port_holder.close()
         with contextlib.suppress(OSError):
             self._state.pids_file.unlink()
+
+
+def check_socket_path(path: Path) -> None:
+    """Unix socket addresses are short; say so before anything fails in a roundabout way.
+
+    Raises:
+        StartRefused: The path does not fit.
+    """
+    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+        raise StartRefused(
+            f"the path {path} is longer than the {LONGEST_SOCKET_PATH} bytes that a unix socket may have. "
+            "Choose a state directory with a shorter path (--state-dir)."
+        )
 
 
 def hold_port(host: str, port: int) -> socket.socket:
@@ -349,19 +367,6 @@ def base_url(host: str, port: int) -> str:
     if ":" in shown and not shown.startswith("["):
         shown = f"[{shown}]"
     return f"http://{shown}:{port}"
-
-
-def check_platform(platform: str = sys.platform) -> None:
-    """Refuse systems without what the workers need.
-
-    Raises:
-        StartRefused: On Windows.
-    """
-    if platform == "win32":
-        raise StartRefused(
-            "llm-optimizer does not run on Windows itself. Install it inside WSL 2 "
-            "(`wsl --install`), where it behaves as on Linux."
-        )
 
 
 def _bind(sock: socket.socket, address: Any) -> None:

@@ -6,6 +6,7 @@ Composition root of the data plane. Started by the supervisor as ``python -m pro
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import logging
 import signal
@@ -21,8 +22,8 @@ from optimizer import events
 from optimizer.guard import age_s
 from optimizer.ids import RequestIds
 from optimizer.log.node import StateDirectory
-from optimizer.log.writer import DETAIL, LogWriter, encode, event_source
-from optimizer.routing import Limits, Upstream
+from optimizer.log.writer import DETAIL, LogWriter, WriterBounds, encode, event_source
+from optimizer.routing import Limits, RoutingTable, Upstream
 from optimizer.table_file import TableReader
 from proxy.admin_link import AdminLink
 from proxy.app import DataPlane
@@ -40,6 +41,8 @@ ROLE = "worker"
 _TABLE_POLL_S = 0.1
 _STATS_S = 0.25
 _QUIET_STATS_S = 2.0
+# M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD of malloc.h, in bytes.
+_MALLOC = {-1: 32 * 1024 * 1024, -2: 1024 * 1024, -3: 4 * 1024 * 1024}
 
 _log = logging.getLogger("llm_optimizer.worker")
 
@@ -65,7 +68,14 @@ class Worker:
         self._limits = Limits()
         self._guard_lease_s = 10.0
         self._source = event_source(state.node, ROLE, incarnation)
-        self._writer = LogWriter(state.log_directory, node=state.node, incarnation=incarnation, role=ROLE)
+        first = self._reader.poll()
+        self._writer = LogWriter(
+            state.log_directory,
+            node=state.node,
+            incarnation=incarnation,
+            role=ROLE,
+            bounds=WriterBounds() if first is None else WriterBounds(segment_bytes=first.segment_bytes),
+        )
         self._counts = OutcomeCounts()
         admin_pool = Pool(
             Origin.from_upstream(
@@ -104,8 +114,11 @@ class Worker:
         self._due = 0.0
         self._stopped = False
 
+        if first is not None:
+            self._use(first)
+
     async def start(self, host: str, port: int, *, reuse_port: bool = False) -> int:
-        """Load the table if there is one, listen, and start the timers. Returns the port."""
+        """Listen and start the timers. Returns the port."""
         self.refresh()
         bound = await self.server.listen(host, port, reuse_port=reuse_port)
         self._due = self._loop.time() + _TABLE_POLL_S
@@ -136,10 +149,13 @@ class Worker:
         table = self._reader.poll()
         if table is None:
             return False
+        self._use(table)
+        return True
+
+    def _use(self, table: RoutingTable) -> None:
         self._limits = table.limits
         self._guard_lease_s = table.guard_lease_s
         self.plane.use(self._compiler.compile(table))
-        return True
 
     def learn_secrets(self, values: Mapping[str, str]) -> None:
         """Take literal secrets from the supervisor and make arms that waited for them available."""
@@ -247,6 +263,18 @@ async def _main(options: argparse.Namespace) -> int:
     return 0
 
 
+def _keep_freed_memory() -> None:
+    """Tell glibc not to hand the top of the heap back after every large body.
+
+    By default each 100 KB request grows and trims the heap several times, and the page faults cost more than
+    parsing it does. Other C libraries have no ``mallopt``; they keep their own ways.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, size in _MALLOC.items():
+            mallopt(option, size)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the worker process."""
     parser = argparse.ArgumentParser(prog="python -m proxy.worker", description=__doc__)
@@ -257,6 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--link-fd", type=int)
     parser.add_argument("--log-level", default="info")
     options = parser.parse_args(arguments)
+    _keep_freed_memory()
     configure(level=options.log_level)
     return uvloop.run(_main(options))
 

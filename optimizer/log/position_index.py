@@ -35,7 +35,6 @@ class PositionIndex:
         self._directory = index_directory
         self._pending: dict[str, dict[int, tuple[int, int]]] = {}
         self._sources: dict[tuple[int, int], str] = {}
-        self._unsynced: set[Path] = set()
         self._highest: dict[Path, tuple[int, int]] = {}
 
     def record(self, position: Position, sequence: int) -> None:
@@ -45,6 +44,8 @@ class PositionIndex:
     def flush(self) -> None:
         """Write what was recorded, so that it outlives this process (call before saving the log cursor).
 
+        ``optimizer.log_sync`` makes it outlive a power loss, as it does for the log.
+
         Raises:
             OSError: When the disk refuses; everything stays pending.
         """
@@ -52,25 +53,6 @@ class PositionIndex:
             for chunk, items in groupby(sorted(slots.items()), key=lambda item: item[0] // SLOTS_PER_FILE):
                 self._write(source, chunk, list(items))
         self._pending.clear()
-
-    def sync(self) -> None:
-        """Make flushed slots outlive a power loss, too.
-
-        Raises:
-            OSError: When the disk refuses.
-        """
-        while self._unsynced:
-            path = next(iter(self._unsynced))
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                self._unsynced.discard(path)
-                continue
-            try:
-                os.fdatasync(descriptor)
-            finally:
-                os.close(descriptor)
-            self._unsynced.discard(path)
 
     def find(self, request: RequestId) -> Position | None:
         """Where the request's event stands; None when it is unknown here.
@@ -129,7 +111,6 @@ class PositionIndex:
                     raise OSError(errno.ENOSPC, "the position index was written in part", str(path))
         finally:
             os.close(descriptor)
-        self._unsynced.add(path)
 
     def _source(self, node: int, incarnation: int) -> str | None:
         known = self._sources.get((node, incarnation))

@@ -169,8 +169,12 @@ class PlainSegment:
         return os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, size: int) -> bytes:
+        # pread makes room for all it is asked for, so it is asked for what is there.
+        size = min(size, self.size() - offset)
+        if size <= 0:
+            return b""
         data = os.pread(self._descriptor, size, offset)
-        if not data or len(data) == size:
+        if len(data) == size:
             return data
         parts = [data]
         missing = size - len(data)

@@ -5,6 +5,7 @@ The invariant is that ``--help`` loads none of the product: a command's module i
 
 import difflib
 import importlib
+import sys
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,10 +58,12 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return a command; None when there is no such name."""
-        del ctx
         entry = _COMMANDS.get(cmd_name)
         if entry is None:
             return None
+        refusal = platform_refusal(sys.platform)
+        if refusal and not ctx.resilient_parsing:
+            raise click.ClickException(refusal)
         command = getattr(importlib.import_module(entry.module), entry.attribute)
         assert isinstance(command, click.Command)
         return command
@@ -80,6 +83,19 @@ class LazyGroup(click.Group):
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in _COMMANDS.items()])
+
+
+def platform_refusal(platform: str) -> str:
+    """Why the product does not run on ``platform`` (a ``sys.platform``); empty where it does.
+
+    Asked before a command's module is imported: most of them need what Windows does not have.
+    """
+    if platform == "win32":
+        return (
+            "llm-optimizer does not run on Windows itself. Install it inside WSL 2 "
+            "(`wsl --install`), where it behaves as on Linux."
+        )
+    return ""
 
 
 @click.group(cls=LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

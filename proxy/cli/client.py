@@ -41,10 +41,16 @@ class _UnixConnection(http.client.HTTPConnection):
 class AdminClient:
     """Calls to one server's admin API."""
 
-    def __init__(self, connect: Callable[[], http.client.HTTPConnection], *, where: str, key: str) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], http.client.HTTPConnection],
+        *,
+        where: str,
+        credentials: Mapping[str, str],
+    ) -> None:
         self._connect = connect
         self._where = where
-        self._key = key
+        self._credentials = credentials
 
     def get(self, path: str) -> Any:
         """The JSON (or text) answer to a GET.
@@ -59,9 +65,7 @@ class AdminClient:
         return self._call("POST", path, json.dumps(document).encode())
 
     def _call(self, method: str, path: str, body: bytes | None) -> Any:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
+        headers = {"Content-Type": "application/json", "Accept": "application/json", **self._credentials}
         connection = self._connect()
         try:
             connection.request(method, path, body=body, headers=headers)
@@ -87,34 +91,45 @@ def connect(state_dir: Path | None, url: str | None, key_file: Path | None) -> A
         Refused: The key file can't be read, or the URL is none.
     """
     state = (state_dir if state_dir is not None else DEFAULT_STATE_DIR).absolute()
-    key = _key(
-        key_file if key_file is not None else state / "secrets" / "admin.key", needed=key_file is not None
-    )
+    key = _read(key_file if key_file is not None else state / "secrets" / "admin.key")
+    if key_file is not None and not key:
+        raise Refused(f"the key file {key_file} can't be read or is empty")
+    credentials = {"Authorization": f"Bearer {key}"} if key else {}
     if url is None:
         path = state / "run" / "optimizer.sock"
-        return AdminClient(lambda: _UnixConnection(path), where=f"the optimizer of {state}", key=key)
+        return AdminClient(
+            lambda: _UnixConnection(path),
+            where=f"the optimizer of {state}",
+            credentials=credentials or _as_worker(state),
+        )
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Refused(f"{url!r} is not a URL such as http://localhost:8080")
     host, port = parts.hostname, parts.port
     if parts.scheme == "http":
         return AdminClient(
-            lambda: http.client.HTTPConnection(host, port, timeout=TIMEOUT_S), where=url, key=key
+            lambda: http.client.HTTPConnection(host, port, timeout=TIMEOUT_S),
+            where=url,
+            credentials=credentials,
         )
     context = ssl.create_default_context()
     return AdminClient(
         lambda: http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context),
         where=url,
-        key=key,
+        credentials=credentials,
     )
 
 
-def _key(path: Path, *, needed: bool) -> str:
+def _as_worker(state: Path) -> dict[str, str]:
+    """Where the operator configured keys of their own, none is in the state directory: be a local request instead."""
+    token = _read(state / "secrets" / "worker.token")
+    return {"x-llm-optimizer-worker": token, "x-llm-optimizer-peer": "127.0.0.1"} if token else {}
+
+
+def _read(path: Path) -> str:
     try:
         return path.read_text("utf-8").strip()
-    except OSError as error:
-        if needed:
-            raise Refused(f"the key file {path} can't be read: {error.strerror}") from error
+    except OSError:
         return ""
 
 

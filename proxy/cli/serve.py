@@ -12,7 +12,7 @@ from proxy import logs
 from proxy.cli import identity
 from proxy.cli.options import DEFAULT_STATE_DIR, state_dir_option
 from proxy.config.resolver import SecretResolver
-from proxy.supervisor import ServeOptions, StartRefused, Supervisor, check_platform
+from proxy.supervisor import ServeOptions, StartRefused, Supervisor
 
 
 @click.command("serve")
@@ -62,7 +62,6 @@ def serve(
     os.umask(0o077)  # Inherited by every process: whatever any of them creates is the operator's alone.
     redactor = logs.configure("supervisor", level=log_level or "info", style=log_style or "auto")
     try:
-        check_platform()
         check_installation()
         options = ServeOptions(
             state_dir=choose_state_dir(state_dir, config).absolute(),

@@ -134,10 +134,10 @@ def announce(core: Core, send: Any, *, secrets_known: bool) -> None:
     if not secrets_known:
         send({"secrets": dict(loaded.secrets)})
     about: dict[str, Any] = {"routes": [route.name for route in loaded.settings.routes]}
-    if core.admin_key is not None:
+    if not loaded.admin.keys:
         about["admin_key_file"] = str(core.state.admin_key_file)
-        if core.admin_key_is_new:
-            about["new_admin_key"] = core.admin_key
+        if core.new_admin_key is not None:
+            about["new_admin_key"] = core.new_admin_key
     send({"about": about})
     listen = loaded.listen
     send(

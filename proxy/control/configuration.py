@@ -89,7 +89,7 @@ class Configuration:
         loaded: The configuration to start with.
         path: Its file; None for the built-in one.
         environ: The process environment, read by ``proxy.config``.
-        admin_key: The generated key, which opens the door while no configured key does.
+        generated_key: Gives the key of this node, made if need be; asked for while none is configured.
         history: Where good versions are kept.
         journal: Gets a ``config.reloaded`` event per reload.
         now: Unix seconds.
@@ -101,7 +101,7 @@ class Configuration:
         *,
         path: Path | None,
         environ: Mapping[str, str],
-        admin_key: str | None,
+        generated_key: Callable[[], str],
         history: History,
         journal: Journal,
         now: Callable[[], float],
@@ -114,10 +114,10 @@ class Configuration:
         self.last_success_at = now()
         self._started_with = loaded
         self._environ = environ
-        self._admin_key = admin_key
+        self._generated_key = generated_key
         self._journal = journal
         self._now = now
-        self.access_rules = access_rules(loaded, environ, admin_key)
+        self.access_rules = self._rules(loaded)
 
     @property
     def settings(self) -> Settings:
@@ -156,20 +156,26 @@ class Configuration:
             apply: Makes everything follow it; an error it raises leaves the old one in place.
         """
         if same(loaded, self.loaded):
+            # The text is the same, but the keys behind its references need not be.
+            self.access_rules = self._rules(loaded)
             return self._report(trigger, UNCHANGED)
         try:
+            rules = self._rules(loaded)
             apply(loaded)
         except (ValueError, OSError) as error:
             problem = Problem("", f"the configuration could not be put into use: {error}")
             return self.reject((problem,), trigger=trigger)
         self.loaded = loaded
-        self.access_rules = access_rules(loaded, self._environ, self._admin_key)
+        self.access_rules = rules
         self.keep()
         return self._report(trigger, APPLIED)
 
     def reject(self, problems: Iterable[Problem], *, trigger: str) -> ReloadResult:
         """Take note that what was offered is refused."""
         return self._report(trigger, REJECTED, tuple(problems))
+
+    def _rules(self, loaded: Loaded) -> AccessRules:
+        return access_rules(loaded, self._environ, None if loaded.admin.keys else self._generated_key())
 
     def _report(self, trigger: str, result: str, problems: tuple[Problem, ...] = ()) -> ReloadResult:
         self.last_successful = result != REJECTED

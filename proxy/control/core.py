@@ -61,11 +61,7 @@ class Core:
         self._send = send
         self._redactor = redactor
         redactor.learn(loaded.secrets.values())
-        self.admin_key: str | None = None
-        self.admin_key_is_new = False
-        if not loaded.admin.keys:
-            self.admin_key, self.admin_key_is_new = obtain_key(state.admin_key_file)
-            redactor.learn([self.admin_key])
+        self.new_admin_key: str | None = None
         self.journal = Journal(state, segment_bytes=loaded.settings.retention.segment_bytes, now=now)
         self.ingest = Ingest(state, clock=now)
         self.observer = MetricsObserver(Vocabulary.of(loaded.settings), now=now)
@@ -84,7 +80,7 @@ class Core:
             loaded,
             path=path,
             environ=environ,
-            admin_key=self.admin_key,
+            generated_key=self._admin_key,
             history=History(state.config_history),
             journal=self.journal,
             now=now,
@@ -127,6 +123,13 @@ class Core:
         finally:
             self.ingest.close()
             self.journal.close()
+
+    def _admin_key(self) -> str:
+        key, is_new = obtain_key(self.state.admin_key_file)
+        self._redactor.learn([key])
+        if is_new:
+            self.new_admin_key = key
+        return key
 
     def _apply(self, loaded: Loaded) -> None:
         old = self.configuration.settings

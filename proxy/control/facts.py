@@ -53,6 +53,7 @@ class FactSource:
             ingest_lag_bytes=marks.lag_bytes,
             ingest_events=core.ingest.counts["events"],
             task_deaths=dict(runtime.tasks.deaths),
+            tasks_down=len(runtime.tasks.down),
             kafka=gauges,
             kafka_counters=counters,
         )

@@ -72,6 +72,7 @@ class Runtime:
         self.shipping = Shipping()
         self.stopping = asyncio.Event()
         self.exit_status = 0
+        self._asked_reloads = 0
         self._reloading = asyncio.Lock()
         self._runner: web.AppRunner | None = None
         self._syncer = LogSyncer([core.state.log_directory, core.state.index_directory])
@@ -114,8 +115,15 @@ class Runtime:
         await web.UnixSite(self._runner, str(core.state.optimizer_socket)).start()
         listen = core.configuration.loaded.admin.listen
         if listen is not None:
-            await web.TCPSite(self._runner, *listen).start()
+            await self._listen_apart(self._runner, *listen)
         await asyncio.to_thread(core.configuration.keep)
+
+    async def _listen_apart(self, runner: web.AppRunner, host: str, port: int) -> None:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            # The same surface is reachable through the workers, so this is no reason not to start.
+            _log.error("admin.listen %s:%d can't be listened on: %s", host, port, error)
 
     async def stop(self) -> None:
         """Answer no more, end the tasks, learn from the rest of the log, save."""
@@ -123,7 +131,11 @@ class Runtime:
             await self._runner.cleanup()
         await self._stop_sinks()
         await self.tasks.close()
-        self.core.close()
+        try:
+            self.core.close()
+        except Exception:  # noqa: BLE001 - what could not be saved is in the log and is read again
+            _log.exception("the last events could not be saved")
+            self.exit_status = 1
         await asyncio.to_thread(self._syncer.sync)
 
     async def run(self, link: Link | None) -> int:
@@ -170,10 +182,8 @@ class Runtime:
         async def once() -> None:
             await self.reload("signal")
 
-        with suppress(
-            ValueError
-        ):  # One is under way, and it has not read the file yet or will be asked again.
-            self.tasks.spawn("reload", once)
+        self._asked_reloads += 1
+        self.tasks.spawn(f"reload-{self._asked_reloads}", once)
 
     async def _guard(self) -> None:
         while True:

@@ -19,10 +19,14 @@ _log = logging.getLogger(LOGGER_NAME)
 
 
 class Tasks:
-    """The running tasks of one process. ``deaths`` counts, by task name, how often one had to be restarted."""
+    """The running tasks of one process.
+
+    ``deaths`` counts, by task name, how often one had to be restarted; ``down`` names those that wait for it now.
+    """
 
     def __init__(self) -> None:
         self.deaths: Counter[str] = Counter()
+        self.down: set[str] = set()
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def spawn(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
@@ -64,7 +68,11 @@ class Tasks:
                 if clock() - started >= SETTLED_AFTER_S:
                     delay = FIRST_DELAY_S
                 _log.exception("task %s died; it starts again in %.1f s", name, delay)
-                await asyncio.sleep(delay)
+                self.down.add(name)
+                try:
+                    await asyncio.sleep(delay)
+                finally:
+                    self.down.discard(name)
                 delay = min(delay * 2, LONGEST_DELAY_S)
             else:
                 return

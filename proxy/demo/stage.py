@@ -126,7 +126,8 @@ async def stage(profiles: Sequence[ModelProfile], *, seed: int, speed: float) ->
     Raises:
         StageFailed: If one of them does not come up within ``READY_S``.
     """
-    directory = Path(tempfile.mkdtemp(prefix="llm-optimizer-demo-"))
+    # Short on purpose: the path of a unix socket below it may have about 100 characters.
+    directory = Path(tempfile.mkdtemp(prefix="llm-demo-"))
     upstream_port, proxy_port = free_port(), free_port()
     config = directory / "config.yaml"
     config.write_text(configuration(profiles, upstream_port, proxy_port))

@@ -170,6 +170,8 @@ class Codec(Protocol):
 
 # Events of the responses API carry the whole answer, pictures included; beyond this it is no event stream.
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
+# ``facts.error_type`` of a stream with such an event.
+EVENT_TOO_LARGE: Final = "event_too_large"
 
 
 @lru_cache(maxsize=4096)

@@ -6,7 +6,7 @@ An incomplete event is held in a bounded buffer; everything else about it is the
 from typing import Final
 
 from proxy.envelope import Envelope
-from proxy.providers.base import HEAD_CHARS, MAX_EVENT_BYTES, NO_USAGE, ReplyFacts
+from proxy.providers.base import EVENT_TOO_LARGE, HEAD_CHARS, MAX_EVENT_BYTES, NO_USAGE, ReplyFacts
 from proxy.providers.signals import json_validity, wants_json
 from proxy.providers.sse import complete_length, unescape
 
@@ -86,7 +86,7 @@ class EventStreamDecoder:
             if len(pending) > MAX_EVENT_BYTES:
                 self._broken = True
                 pending.clear()
-                self.facts.error_type = "event_too_large"
+                self.facts.error_type = EVENT_TOO_LARGE
             return b""
         block = bytes(memoryview(pending)[:length])
         del pending[:length]

@@ -81,7 +81,7 @@ class OpenAICodec:
         if varied is not None:
             body = orjson.dumps(_merged(varied, changes))
         elif changes:
-            body = rewrite(envelope.raw, doc, changes)
+            body = rewrite(envelope.raw, doc, changes, known=envelope.known_member)
         else:
             body = envelope.raw
         return Prepared(path, body, usage_injected=injected)

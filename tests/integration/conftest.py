@@ -1,6 +1,8 @@
 """A real worker in front of a scripted upstream, both on real sockets, and a reader of what was logged."""
 
 import asyncio
+import re
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import orjson
 import pytest
 from aiohttp import web
@@ -221,3 +224,90 @@ async def proxy(tmp_path: Path, upstream: ScriptedUpstream, shapes: TableShapes)
 @pytest.fixture
 def sticky() -> type[Sticky]:
     return Sticky
+
+
+Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class RawUpstream:
+    """An upstream that is nothing but a socket: a test writes its replies byte by byte."""
+
+    url: str = ""
+    script: Script | None = None
+    heads: list[bytes] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    lost: int = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Reads requests with a content-length and lets the script answer each."""
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"content-length: (\d+)", head)
+                body = await reader.readexactly(int(length.group(1))) if length else b""
+                self.heads.append(head)
+                self.bodies.append(body)
+                assert self.script is not None
+                await self.script(reader, writer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self.lost += 1
+        finally:
+            writer.close()
+
+
+@pytest.fixture
+async def raw_upstream() -> AsyncIterator[RawUpstream]:
+    raw = RawUpstream()
+    tasks: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(raw.serve(reader, writer))
+        tasks.add(task)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    raw.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    yield raw
+    server.close()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def raw_proxy(tmp_path: Path, raw_upstream: RawUpstream, shapes: TableShapes) -> AsyncIterator[Proxy]:
+    """A proxy with at most two connections to the raw upstream, so that a leaked one is noticed."""
+    table = shapes.table(raw_upstream.url)
+    table = replace(table, upstreams=(replace(table.upstreams[0], max_connections=2, first_byte_s=3.0),))
+    async with running(tmp_path, table) as found:
+        yield found
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Callable[..., Awaitable[str]]]:
+    """Starts further scripted servers: ``await serve(handler)`` gives the address, without a path."""
+    runners: list[web.AppRunner] = []
+
+    async def start(handler: Handler, *, tls: ssl.SSLContext | None = None, unix: Path | None = None) -> str:
+        application = web.Application(client_max_size=64 * 1024 * 1024)
+        application.router.add_route("*", "/{tail:.*}", handler)
+        runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
+        runners.append(runner)
+        await runner.setup()
+        if unix is not None:
+            await web.UnixSite(runner, str(unix)).start()
+            return "http://localhost"
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+        return f"http{'s' if tls else ''}://127.0.0.1:{runner.addresses[0][1]}"
+
+    yield start
+    for runner in runners:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def sdk(proxy: Proxy) -> AsyncIterator[openai.AsyncOpenAI]:
+    """The official client, pointed at the proxy and otherwise as it comes; failures are not retried."""
+    async with openai.AsyncOpenAI(base_url=proxy.url + "/v1", api_key="caller-key", max_retries=0) as client:
+        yield client

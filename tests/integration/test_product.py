@@ -76,8 +76,10 @@ async def _simulator() -> AsyncIterator[str]:
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    await runner.cleanup()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    finally:
+        await runner.cleanup()
 
 
 @asynccontextmanager
@@ -96,10 +98,12 @@ async def _product(path: Path, *, workers: int = 1) -> AsyncIterator[Product]:
         line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
         match = re.search(r"ready on (http://\S+)", line)
         assert match, line + (path / "stderr.log").read_text()
-        yield Product(process, match[1], state, config)
-        if process.returncode is None:
+        try:
+            yield Product(process, match[1], state, config)
+        finally:
             process.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(process.wait(), 40) == 0
+            ended = await asyncio.wait_for(process.wait(), 40)
+        assert ended == 0
 
 
 async def _until(condition: Any, seconds: float = 15.0) -> Any:

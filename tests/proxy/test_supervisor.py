@@ -19,7 +19,7 @@ from proxy.supervisor import (
     StartRefused,
     Supervisor,
     base_url,
-    check_platform,
+    check_socket_path,
     hold_port,
 )
 
@@ -324,7 +324,8 @@ def test_the_ready_line_shows_a_url_that_works(host: str, url: str) -> None:
     assert base_url(host, 1) == url
 
 
-def test_windows_is_pointed_to_wsl() -> None:
-    """The refusal says where it does run."""
-    with pytest.raises(StartRefused, match="WSL 2"):
-        check_platform("win32")
+def test_a_state_directory_with_a_long_path_is_refused(tmp_path: Path) -> None:
+    """Before a socket fails with less to say."""
+    check_socket_path(Path("/var/lib/llm-optimizer/run/optimizer.sock"))
+    with pytest.raises(StartRefused, match="--state-dir"):
+        check_socket_path(tmp_path / ("x" * 100) / "optimizer.sock")

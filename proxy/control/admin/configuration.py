@@ -68,7 +68,7 @@ async def _offered_text(call: Call) -> str:
             raise AdminFault(400, "INVALID_REQUEST", 'Send {"config": "<the YAML as text>"}.')
         return text
     try:
-        return (await call.request.read()).decode("utf-8-sig")
+        return (await call.body()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise AdminFault(400, "INVALID_REQUEST", "The body is not UTF-8 text.") from error
 

@@ -3,15 +3,18 @@
 Errors have one shape, ``{"error": {"code", "message", "details"}}``; handlers raise ``AdminFault`` and never build it.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import orjson
 from aiohttp import web
 
 from proxy.control.access import Reach, Verdict
 from proxy.control.services import Services
+
+BODY_S: Final = 30.0
 
 Handler: TypeAlias = Callable[["Call"], Awaitable[web.StreamResponse]]
 
@@ -29,6 +32,18 @@ class Call:
         """Whether the caller may see more than states."""
         return self.verdict.admin
 
+    async def body(self) -> bytes:
+        """The body.
+
+        Raises:
+            AdminFault: 408, when it does not come in time; aiohttp itself would wait for ever.
+        """
+        try:
+            async with asyncio.timeout(BODY_S):
+                return await self.request.read()
+        except TimeoutError as error:
+            raise AdminFault(408, "INVALID_REQUEST", f"The body did not come within {BODY_S:g} s.") from error
+
     async def document(self) -> Any:
         """The body as JSON.
 
@@ -36,7 +51,7 @@ class Call:
             AdminFault: 400, if it is none.
         """
         try:
-            return orjson.loads(await self.request.read())
+            return orjson.loads(await self.body())
         except orjson.JSONDecodeError as error:
             raise AdminFault(400, "INVALID_REQUEST", f"The body is not valid JSON: {error}.") from error
 

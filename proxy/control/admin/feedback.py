@@ -31,8 +31,9 @@ async def post(call: Call) -> web.StreamResponse:
     except AdminFault as fault:
         return _refuse(fault.status, fault.message, None, "invalid_feedback")
     found = []
+    give_up = asyncio.get_running_loop().time() + PATIENCE_S
     for index, item in enumerate(items):
-        request_id = await _resolve(services, item)
+        request_id = await _resolve(services, item, give_up)
         if request_id is None:
             return _unknown(index, item)
         found.append(to_event(item, request_id=request_id))
@@ -41,16 +42,16 @@ async def post(call: Call) -> web.StreamResponse:
     return answer({"object": "feedback", "accepted": len(items)})
 
 
-async def _resolve(services: Services, item: Feedback) -> str | None:
+async def _resolve(services: Services, item: Feedback, give_up: float) -> str | None:
+    """The request id; one patience for the whole batch, or a long list of unknown ids would hold the line."""
     if item.request_id is not None:
         genuine = verify(item.request_id, services.core.state.id_key) is not None
         return item.request_id if genuine else None
     response_id = item.response_id or ""
-    loop = asyncio.get_running_loop()
-    give_up = loop.time() + PATIENCE_S
+    clock = asyncio.get_running_loop().time
     while True:
         request_id = services.responses.lookup(response_id)
-        if request_id is not None or loop.time() >= give_up:
+        if request_id is not None or clock() >= give_up:
             return request_id
         await asyncio.sleep(_LOOK_EVERY_S)
 

@@ -37,7 +37,7 @@ async def detailed(call: Call) -> web.StreamResponse:
     }
     kafka = facts.kafka
     components = {
-        "optimizer": HEALTHY if not sum(facts.task_deaths.values()) else DEGRADED,
+        "optimizer": DEGRADED if facts.tasks_down else HEALTHY,
         "workers": HEALTHY if fresh else DEGRADED,
         "learning": HEALTHY if facts.ingest_lag_s < _LAG_S else DEGRADED,
         "event_log": DEGRADED if core.journal.writer.lost else HEALTHY,

@@ -61,6 +61,7 @@ class Facts:
     ingest_lag_bytes: int = 0
     ingest_events: int = 0
     task_deaths: Mapping[str, int] = field(default_factory=dict)
+    tasks_down: int = 0
     kafka: Mapping[str, float] | None = None
     kafka_counters: Mapping[str, float] | None = None
 

@@ -42,7 +42,6 @@ def test_what_is_recorded_is_found(
     asked = {*slots, 3, 77, SLOTS_PER_FILE}
     pending = {sequence: index.find(request(sequence)) for sequence in asked}
     index.flush()
-    index.sync()
     flushed = {sequence: PositionIndex(directory).find(request(sequence)) for sequence in asked}
 
     expected = {s: Position(SOURCE, *slots[s]) if s in slots else None for s in asked}

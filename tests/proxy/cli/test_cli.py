@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from proxy.cli import main
+from proxy.cli import main, platform_refusal
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = """
@@ -85,6 +85,12 @@ def test_a_mistyped_command_is_answered_with_the_nearest() -> None:
     assert "check-config" in result.output
 
 
+def test_windows_is_pointed_to_wsl() -> None:
+    """The refusal says where it does run."""
+    assert "WSL 2" in platform_refusal("win32")
+    assert platform_refusal("linux") == platform_refusal("darwin") == ""
+
+
 def test_version() -> None:
     """Product, interpreter, system."""
     assert "llm-optimizer" in run("version").output
@@ -154,6 +160,31 @@ def test_a_refused_reload_lists_the_problems(server: Path) -> None:
 
     assert refused.exit_code == 1
     assert "routes.chat.baseline" in refused.output
+    assert accepted.exit_code == 0
+
+
+def test_configured_keys_do_not_lock_the_operator_out(server: Path) -> None:
+    """Where no key is in the state directory, the commands are local requests; require_key ends that."""
+    path = server.parent / "config.yaml"
+    key = server / "secrets" / "admin.key"
+    hidden = key.rename(key.with_suffix(".hidden"))
+    try:
+        assert run("routes", "--state-dir", str(server)).exit_code == 0
+        path.write_text(CONFIG + "admin: {require_key: true, key: operator-key-1}\n")
+        assert run("config", "reload", "--state-dir", str(server)).exit_code == 0
+        refused = run("routes", "--state-dir", str(server))
+        mine = server.parent / "mine.key"
+        mine.write_text("operator-key-1\n")
+        accepted = run("routes", "--state-dir", str(server), "--key-file", str(mine))
+    finally:
+        hidden.rename(key)
+        path.write_text(CONFIG)
+        mine = server.parent / "mine.key"
+        mine.write_text("operator-key-1\n")
+        run("config", "reload", "--state-dir", str(server), "--key-file", str(mine))
+
+    assert refused.exit_code == 1
+    assert "A key is required" in refused.output
     assert accepted.exit_code == 0
 
 

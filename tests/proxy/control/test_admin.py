@@ -1,5 +1,6 @@
 """The admin surface over its real socket: who gets in, and what they see."""
 
+import asyncio
 import io
 import socket
 
@@ -70,6 +71,34 @@ async def test_configured_keys_replace_the_generated_one(run_node, config_path) 
         headers = {"x-api-key": "operator-key-1"}
         async with node.session.get("http://optimizer/api/v1/routes", headers=headers) as response:
             assert response.status == 200
+
+
+async def test_the_generated_key_counts_only_while_none_is_configured(run_node, config_path) -> None:
+    """A reload that brings a key retires the generated one; taking it away brings that back."""
+    text = config_path.read_text()
+
+    async with run_node({"ADMIN_KEY": "operator-key-1"}) as node:
+        generated = node.core.state.admin_key_file.read_text().strip()
+        seen = []
+        for extra in ("", "admin: {key: '${ADMIN_KEY}'}\n", ""):
+            config_path.write_text(text + extra)
+            await node.runtime.reload("api")
+            for key in (generated, "operator-key-1"):
+                headers = {"x-api-key": key}
+                async with node.session.get("http://optimizer/api/v1/routes", headers=headers) as response:
+                    seen.append(response.status)
+
+    assert seen == [200, 401, 401, 200, 200, 401]
+
+
+async def test_a_rotated_key_counts_after_an_asked_reload(node) -> None:
+    """The operator writes a new key into the file and reloads."""
+    node.core.state.admin_key_file.write_text("lopt-admin-rotated-1\n")
+    assert (await node.post("/api/v1/config/reload"))[0] == 200
+
+    headers = {"x-api-key": "lopt-admin-rotated-1"}
+    async with node.session.get("http://optimizer/api/v1/routes", headers=headers) as response:
+        assert response.status == 200
 
 
 async def test_settings_close_health_metrics_and_the_keyless_door(run_node, config_path) -> None:
@@ -187,6 +216,16 @@ async def test_feedback_on_an_unknown_response_points_to_the_request_id(node) ->
     assert document["error"]["code"] == "unknown_response_id"
     assert "request id" in document["error"]["message"]
     assert node.core.ingest.learner.counts["feedback_accepted"] == 0
+
+
+async def test_a_long_batch_of_unknown_responses_is_refused_soon(node) -> None:
+    """One patience for all of it, not one for each."""
+    batch = [{"response_id": f"nobody-{number}", "score": 1} for number in range(500)]
+
+    async with asyncio.timeout(5):
+        status, _ = await node.post("/v1/feedback", batch)
+
+    assert status == 404
 
 
 @pytest.mark.parametrize("body", [{"response_id": "x"}, {"response_id": "x", "scor": 1}, "text"])

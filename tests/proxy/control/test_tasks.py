@@ -29,6 +29,23 @@ async def test_a_task_that_dies_starts_again(caplog: pytest.LogCaptureFixture) -
     await tasks.close()
 
 
+async def test_a_task_that_waits_to_start_again_is_down(until) -> None:
+    """Health shows it for as long as it lasts, and not for ever."""
+    tasks = Tasks()
+    heal = asyncio.Event()
+
+    async def ill() -> None:
+        if not heal.is_set():
+            raise RuntimeError("ill")
+        await asyncio.Event().wait()
+
+    tasks.spawn("ill", ill)
+    await until(lambda: tasks.down == {"ill"})
+    heal.set()
+    await until(lambda: tasks.down == set())
+    await tasks.close()
+
+
 async def test_returning_ends_a_task_and_frees_its_name() -> None:
     """A finished task can be started again."""
     tasks = Tasks()
