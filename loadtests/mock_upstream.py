@@ -82,21 +82,22 @@ class Pacer:
         self._fill = 0
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._next = loop.time() + TICK_S
-        loop.call_at(self._next, self._tick, loop)
+        self._next = time.monotonic() + TICK_S
+        loop.call_later(TICK_S, self._tick, loop)
 
     def add(self, stream: "Stream") -> None:
         self._slots[self._fill % len(self._slots)].append(stream)
         self._fill += 1
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        while self._next <= loop.time():
+        while self._next <= time.monotonic():
             slot = self._slots[self._turn]
             self._turn = (self._turn + 1) % len(self._slots)
             self._next += TICK_S
             slot[:] = [stream for stream in slot if stream.step()]
             self.sent += len(slot)
-        loop.call_at(self._next, self._tick, loop)
+        # A whole tick, not the rest of one: the loop rounds delays below a millisecond to none and would spin.
+        loop.call_later(TICK_S, self._tick, loop)
 
 
 class Stream:

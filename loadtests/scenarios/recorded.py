@@ -9,8 +9,7 @@ def recorded(context: Context) -> Report:
     """Reward and cost per request next to every single model and the best fixed mix."""
     recording, courses = replay.run(show=lambda done: None)
     lines = replay.describe(recording, courses)
-    for text in lines:
-        context.say(text)
+    context.say(f"{len(recording.rows)} prompts, {len(courses)} routes replayed")
     count = len(recording.rows)
     figures: list[Figure] = []
     for course in courses:
