@@ -77,23 +77,8 @@ class Worker:
             bounds=WriterBounds() if first is None else WriterBounds(segment_bytes=first.segment_bytes),
         )
         self._counts = OutcomeCounts()
-        admin_pool = Pool(
-            Origin.from_upstream(
-                Upstream(
-                    name="optimizer",
-                    provider="openai",
-                    base_url="http://optimizer",
-                    auth="none",
-                    unix_socket=str(state.optimizer_socket),
-                    connect_s=1.0,
-                    first_byte_s=30.0,
-                    idle_s=300.0,
-                )
-            ),
-            loop=loop,
-        )
-        self._admin_pool = admin_pool
-        admin = AdminLink(admin_pool, token=state.worker_token, worker=incarnation)
+        self._admin_pool = Pool(_optimizer_origin(str(state.optimizer_socket)), loop=loop)
+        admin = AdminLink(self._admin_pool, token=state.worker_token, worker=incarnation)
         self.plane = DataPlane(
             ids=RequestIds(node=state.node, incarnation=incarnation, key=state.id_key),
             recorder=Recorder(self._writer, source=self._source, count=self._counts.add),
@@ -112,8 +97,6 @@ class Worker:
         self._last_report = 0.0
         self._lag_ms = 0.0
         self._due = 0.0
-        self._stopped = False
-
         if first is not None:
             self._use(first)
 
@@ -132,7 +115,6 @@ class Worker:
         """Stop accepting, let requests finish within ``drain_s``, close. Returns how many were cut."""
         self.plane.draining = True
         cut = await self.server.drain(self._limits.drain_s if drain_s is None else drain_s)
-        self._stopped = True
         for timer in self._timers:
             timer.cancel()
         self._append_report()
@@ -218,6 +200,22 @@ class Worker:
         self._writer.append(
             encode(event_id, events.WORKER_STATS, self._source, now_ms, data), priority=DETAIL
         )
+
+
+def _optimizer_origin(socket: str) -> Origin:
+    """Where the optimizer process answers. Its answers may be slow (reports) or endless (event streams)."""
+    return Origin.from_upstream(
+        Upstream(
+            name="optimizer",
+            provider="openai",
+            base_url="http://optimizer",
+            auth="none",
+            unix_socket=socket,
+            connect_s=1.0,
+            first_byte_s=30.0,
+            idle_s=300.0,
+        )
+    )
 
 
 async def _main(options: argparse.Namespace) -> int:

@@ -19,6 +19,8 @@ from optimizer.ids import KEY_BYTES
 
 _SUBDIRECTORIES = ("secrets", "table", "log", "index", "run", "config", "config/history")
 _LOW_32 = 0xFFFF_FFFF
+# sockaddr_un holds 108 bytes on Linux and 104 on macOS, the closing zero included.
+_SOCKET_PATH_BYTES = 103
 
 
 class StateDirectoryError(Exception):
@@ -55,6 +57,11 @@ class StateDirectory:
         self.kafka_cursor_file = root / "kafka.cursor.json"
         self.dead_letter_file = root / "kafka.dead.jsonl"
         self._lock_file = root / "lock"
+        if len(os.fsencode(self.optimizer_socket)) > _SOCKET_PATH_BYTES:
+            raise StateDirectoryError(
+                f"{root} is too long a path: the unix socket below it would pass the system's "
+                f"{_SOCKET_PATH_BYTES} bytes; use a shorter state directory"
+            )
         self._claim()
         with self._locked():
             self._make_layout()

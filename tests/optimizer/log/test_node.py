@@ -125,3 +125,9 @@ def test_source_names_are_read_back() -> None:
     assert [
         parse_source(name) for name in ("lease", "a-b-c", "000000a1-0000007-w", "000000a1-00000007-")
     ] == [None] * 4
+
+
+def test_a_path_too_long_for_a_socket_is_refused_at_once(tmp_path: Path) -> None:
+    """The unix socket below the directory must fit, and the message says what to do."""
+    with pytest.raises(StateDirectoryError, match="shorter state directory"):
+        StateDirectory(tmp_path / ("x" * 100))
