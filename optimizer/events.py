@@ -25,17 +25,18 @@ probabilities             full vector over ``arms`` of the side when <= 32 arms,
                           ``vector`` = id of a ``selector.v1`` event
 arms                      ids the vector refers to (only when <= 32)
 filtered                  {arm id: reason} of arms not eligible
-reason                    ``bandit|pinned|single|plain|home|embeddings|passthrough|fallback``
+reason                    ``bandit|pinned|single|plain|home|embeddings|passthrough|fallback``, or
+                          ``undecided`` when it was refused before a decision
 randomised                true when the arm was drawn with the logged propensity
 unit                      ``request|header|user``; ``unit_hash`` keyed hash or absent
 outcome                   one of ``OUTCOMES``; ``status`` HTTP status sent to the caller
 error.type                a stable word when outcome is not completed, else absent
-attempts                  [{arm, upstream, status, error, ms, randomised}]
+attempts                  [{arm, upstream, status, error, ms, randomised}]; ``arm`` null for pass-through
 gen_ai.operation.name, gen_ai.provider.name, gen_ai.request.model, gen_ai.response.model,
 gen_ai.response.id, gen_ai.response.finish_reasons
 gen_ai.usage.input_tokens (all input incl. cached), gen_ai.usage.output_tokens (incl. reasoning),
 gen_ai.usage.cache_read.input_tokens, gen_ai.usage.cache_creation.input_tokens,
-reasoning_tokens, usage_source (``reported|estimated|none``)
+cache_write_1h_tokens, reasoning_tokens, usage_source (``reported|estimated|none``)
 cost_usd                  float, or null when unknown; ``price_version``
 started_ms                unix epoch milliseconds (int) when the body was complete
 duration_ms, ttft_ms, upstream_ms, overhead_ms, itl_ms (mean gap between chunks), chunks
@@ -47,7 +48,7 @@ upstream_request_id       the provider's own id
 ``feedback.v1`` (id = hash of its idempotency key): request_id, metric, value (float), source, key
 (idempotency key or null), comment_bytes.
 
-``selector.v1`` (id = vector id): route, side, selector, policy, arms, probabilities.
+``selector.v1`` (id = vector id; the same one may be logged again): route, side, selector, policy, arms, probabilities.
 
 ``worker.stats.v1``: see ``proxy.worker_stats``. ``table.published.v1``: version, config_hash, checksum.
 ``config.reloaded.v1``: result, config_hash, problems (count).

@@ -1,7 +1,7 @@
 """The worker's side of the admin surface: forward to the optimizer process, or say that it is away.
 
 The optimizer alone authorises. A worker strips inbound internal headers, adds the caller's address and its
-own token, and passes on exactly those headers that authorisation looks at.
+own token, and passes on every header that authorisation looks at (``proxy.control.access``).
 """
 
 import orjson
@@ -19,8 +19,10 @@ _JUDGED = (
     b"authorization",
     b"x-api-key",
     b"origin",
+    b"sec-fetch-site",
     b"forwarded",
     b"via",
+    b"x-real-ip",
     b"content-type",
     b"accept",
     b"if-match",
@@ -51,17 +53,16 @@ class AdminLink:
             del fault
             return self._away(request.path)
 
-        def closing(*facts: object) -> None:
+        def closing(relay: Relay, status: int, fault: ProxyError | None, *, gone: bool) -> None:
             """Admin requests leave their trace in the optimizer's audit, not in the request log."""
 
         relay = Relay(request, responder, ids=b"", closing=closing, refused=refused)
-        responder.listener = relay
         relay.begin(self._pool, self._head(request), streamed=False)
 
     def _head(self, request: Request) -> bytes:
         head = request.method.encode("latin-1") + b" " + request.target + b" HTTP/1.1\r\n"
         for name, value in request.headers.items():
-            if name in _JUDGED or name.startswith(b"x-forwarded-"):
+            if name in _JUDGED or name.startswith(b"x-forwarded"):
                 head += name + b": " + value + b"\r\n"
         head += crossing.PEER + b": " + request.peer.encode("latin-1") + b"\r\n"
         head += crossing.WORKER + b": " + self._token + b"\r\n"

@@ -7,21 +7,22 @@ once or hands the request to an ``Exchange`` or a ``Relay``. One table is read p
 from collections.abc import Callable, Mapping
 from time import perf_counter, time
 from typing import Protocol
+from urllib.parse import unquote
 
 import orjson
 
-from optimizer import events
 from optimizer.ids import RequestIds
 from optimizer.routing import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, RoutingTable
 from proxy import headers as crossing
-from proxy.compiled import CompiledTable, UpstreamHandle
+from proxy.compiled import CompiledTable
 from proxy.dispatch import decide
 from proxy.envelope import Envelope, parse
 from proxy.errors import ClientFault, Overloaded, ProxyError, Unavailable, error_body
 from proxy.exchange import Exchange
 from proxy.http1.messages import BodyMode, Request, Responder
+from proxy.passthrough import check_method, check_path, pass_through
 from proxy.record import Ending, Recorder, Timing
-from proxy.relay import Relay
+from proxy.refusal import outcome_of_fault
 
 JSON = b"content-type: application/json\r\n"
 OPTIMIZED: Mapping[str, str] = {
@@ -30,13 +31,15 @@ OPTIMIZED: Mapping[str, str] = {
     "/v1/embeddings": EMBEDDINGS,
     "/v1/responses": RESPONSES,
 }
-_LOCAL: Mapping[str, str] = {
-    "/v1/models": "GET, HEAD",
-    "/v1/feedback": "POST",
-    "/health": "GET, HEAD",
-    "/health/live": "GET, HEAD",
-    "/health/ready": "GET, HEAD",
+_LOCAL: Mapping[str, tuple[str, ...]] = {
+    "/v1/models": ("GET", "HEAD"),
+    "/v1/feedback": ("POST",),
+    "/health": ("GET", "HEAD"),
+    "/health/live": ("GET", "HEAD"),
+    "/health/ready": ("GET", "HEAD"),
 }
+_ONE_MODEL = "/v1/models/"
+_SERVED_HERE = frozenset((*OPTIMIZED, *_LOCAL))
 
 
 class AdminPlane(Protocol):
@@ -87,7 +90,7 @@ class DataPlane:
         path = request.path
         if path in OPTIMIZED:
             return BodyMode.BUFFER
-        if path.startswith("/v1/") and path not in _LOCAL and not path.startswith("/v1/models/"):
+        if path.startswith("/v1/") and path not in _LOCAL and not path.startswith(_ONE_MODEL):
             return BodyMode.STREAM
         return BodyMode.BUFFER
 
@@ -100,11 +103,11 @@ class DataPlane:
         if self._admin.owns(path):
             self._admin.forward(request, responder)
             return
-        allowed = "POST, OPTIONS" if endpoint is not None else _LOCAL.get(path)
+        allowed = ("POST", "OPTIONS") if endpoint is not None else _LOCAL.get(path)
+        if path.startswith(_ONE_MODEL):
+            allowed = ("GET", "HEAD")
         if allowed is not None:
             self._local(path, allowed, request, responder)
-        elif path.startswith("/v1/models/"):
-            self._model(path, responder)
         elif path.startswith("/v1/"):
             self._pass_through(request, responder)
         else:
@@ -118,9 +121,8 @@ class DataPlane:
                 ),
             )
 
-    def finished(self, exchange: Exchange) -> None:
-        """An exchange has recorded its event and needs nothing more."""
-        del exchange
+    def finished(self) -> None:
+        """A request has recorded its event and needs nothing more."""
         self.in_flight -= 1
 
     def _optimize(self, endpoint: str, request: Request, responder: Responder) -> None:
@@ -139,6 +141,11 @@ class DataPlane:
             )
         except ProxyError as fault:
             self._refuse(fault, endpoint, envelope, request, responder, request_id, started_ms)
+            return
+        except orjson.JSONEncodeError:
+            # What can be read may still be nested too deeply to be written again.
+            deep = ClientFault("The request is nested too deeply to be rewritten.", code="invalid_json")
+            self._refuse(deep, endpoint, envelope, request, responder, request_id, started_ms)
             return
         exchange = Exchange(
             self,
@@ -164,43 +171,43 @@ class DataPlane:
         started_ms: int,
     ) -> None:
         """Answer a request that never got as far as an upstream, and record that it came."""
-        elapsed_ms = (perf_counter() - (request.body_at or request.head_at)) * 1000
-        self.recorder.request(
+        elapsed_ms = (perf_counter() - request.body_at) * 1000
+        self.recorder.undecided(
             request_id,
             endpoint=endpoint,
             envelope=envelope,
-            decision=None,
             table_version=self.table.version if self.table is not None else 0,
-            facts=None,
             timing=Timing(started_ms, elapsed_ms, elapsed_ms),
             ending=Ending(
-                outcome=events.CALLER_FAULT if isinstance(fault, ClientFault) else events.CENSORED,
+                outcome=outcome_of_fault(fault),
                 status=fault.status,
                 error=fault.code,
                 request_bytes=len(request.body),
             ),
         )
-        block = JSON + _id_block(request_id)
+        block = JSON + crossing.ids_block(request_id)
         if fault.status == 503:
             block += b"retry-after: 1\r\n"
         responder.reply(fault.status, block, fault.body())
 
-    def _local(self, path: str, allowed: str, request: Request, responder: Responder) -> None:
+    def _local(self, path: str, allowed: tuple[str, ...], request: Request, responder: Responder) -> None:
         method = request.method
         if method == "OPTIONS":
-            responder.reply(204, b"allow: " + allowed.encode() + b"\r\n", b"")
+            responder.reply(204, _allow(allowed), b"")
         elif method not in allowed:
             responder.reply(
                 405,
-                JSON + b"allow: " + allowed.encode() + b"\r\n",
+                JSON + _allow(allowed),
                 error_body(
-                    f"{path} takes {allowed}, not {method[:20]}.",
+                    f"{path[:200]} takes {', '.join(allowed)}, not {method}.",
                     kind="invalid_request_error",
                     code="method_not_allowed",
                 ),
             )
         elif path == "/v1/models":
             responder.reply(200, JSON, self._models)
+        elif path.startswith(_ONE_MODEL):
+            self._model(path, responder)
         elif path == "/v1/feedback":
             self._feedback.post(request, responder)
         else:
@@ -217,7 +224,7 @@ class DataPlane:
             responder.reply(200, JSON, orjson.dumps({"status": "healthy" if ready else "degraded"}))
 
     def _model(self, path: str, responder: Responder) -> None:
-        name = path.removeprefix("/v1/models/")
+        name = unquote(path.removeprefix(_ONE_MODEL))
         table = self.table
         if table is not None and table.resolve(name) is not None:
             responder.reply(200, JSON, orjson.dumps(_model_object(name, table.source)))
@@ -237,9 +244,11 @@ class DataPlane:
         started_ms = int(time() * 1000)
         request_id = self._ids.mint(started_ms)
         table = self.table
-        handle = table.passthrough_handle(request.path) if table is not None else None
         try:
-            if handle is None:
+            check_method(request.method)
+            check_path(request.path, _SERVED_HERE)
+            handle = table.passthrough_handle(request.path) if table is not None else None
+            if table is None or handle is None:
                 raise ClientFault(
                     f"{request.path[:200]} is not optimized and the configuration names no upstream "
                     "for it (passthrough).",
@@ -251,78 +260,20 @@ class DataPlane:
         except ProxyError as fault:
             self._refuse(fault, "other", None, request, responder, request_id, started_ms)
             return
-        relay = Relay(
-            request, responder, ids=_id_block(request_id), closing=self._closing(request, request_id, table)
-        )
         self.in_flight += 1
-        responder.listener = relay
-        relay.begin(handle.pool, _raw_head(request, handle), streamed=True)
-
-    def _closing(
-        self, request: Request, request_id: str, table: CompiledTable | None
-    ) -> Callable[[Relay, int, int, ProxyError | None, int, bool], None]:
-        def record(
-            relay: Relay, status: int, upstream: int, fault: ProxyError | None, size: int, gone: bool
-        ) -> None:
-            self.in_flight -= 1
-            now = perf_counter()
-            duration_ms = (now - request.head_at) * 1000
-            outcome, error = events.COMPLETED, None
-            if gone:
-                outcome, error = events.CENSORED, "client_gone"
-            elif fault is not None:
-                outcome, error = events.UPSTREAM_FAULT, fault.code
-            elif status >= 500:
-                outcome, error = events.UPSTREAM_FAULT, "upstream_error"
-            elif status >= 400:
-                outcome, error = events.CALLER_FAULT, "upstream_refused"
-            self.recorder.request(
-                request_id,
-                endpoint="other",
-                envelope=None,
-                decision=None,
-                table_version=table.version if table is not None else 0,
-                facts=None,
-                timing=Timing(
-                    started_ms=int(time() * 1000 - duration_ms),
-                    duration_ms=duration_ms,
-                    overhead_ms=(relay.sent_at - request.head_at) * 1000,
-                    upstream_ms=(now - relay.sent_at) * 1000,
-                ),
-                ending=Ending(
-                    outcome=outcome,
-                    status=status,
-                    error=error,
-                    upstream_status=upstream or None,
-                    response_bytes=size,
-                ),
-            )
-
-        return record
+        pass_through(
+            request,
+            responder,
+            handle,
+            request_id=request_id,
+            recorder=self.recorder,
+            table_version=table.version,
+            finished=self.finished,
+        )
 
 
-def _raw_head(request: Request, handle: UpstreamHandle) -> bytes:
-    """Head of a pass-through request: the path below the upstream's base, the client's own framing."""
-    base = handle.upstream.base_url.partition("://")[2].partition("/")[2].rstrip("/")
-    target = request.target
-    if base.endswith("v1"):
-        base = base.removesuffix("v1").rstrip("/")
-    path = (b"/" + base.encode("latin-1") if base else b"") + target
-    head = request.method.encode("latin-1") + b" " + path + b" HTTP/1.1\r\n" + handle.static
-    head += crossing.forwarded_raw(request.headers)
-    if handle.passthrough_auth and b"authorization" in request.headers:
-        head += b"authorization: " + request.headers[b"authorization"] + b"\r\n"
-    length = request.headers.get(b"content-length")
-    if length is not None:
-        head += b"content-length: " + length + b"\r\n"
-    elif b"transfer-encoding" in request.headers:
-        head += b"transfer-encoding: chunked\r\n"
-    return head + b"\r\n"
-
-
-def _id_block(request_id: str) -> bytes:
-    rid = request_id.encode()
-    return b"x-request-id: " + rid + b"\r\nx-llm-optimizer-request-id: " + rid + b"\r\n"
+def _allow(methods: tuple[str, ...]) -> bytes:
+    return b"allow: " + ", ".join(methods).encode() + b"\r\n"
 
 
 def _model_object(name: str, table: RoutingTable) -> dict[str, object]:

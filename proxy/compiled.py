@@ -36,6 +36,8 @@ from proxy.providers.registry import CODECS
 CAPABILITIES = ("tools", "vision", "audio", "json_object", "json_schema")
 _DEFAULT_VARIANT = Variant(name="default", key="")
 _RESOLVE_CACHE = 4096
+# A longer ``model`` is nobody's; it must neither be kept nor be matched.
+_LONGEST_NAME = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ class UpstreamHandle:
     """An upstream with its pool, codec and credentials resolved.
 
     ``missing`` says why it can't be used (an unresolved secret), else None. ``static`` is the header
-    block of every request to it: host, credentials, configured headers.
+    block of every request to it: host, credentials, configured headers. ``base`` is the path that stands for
+    ``/v1`` there and ``query`` what every pass-through request carries.
     """
 
     upstream: Upstream
@@ -52,6 +55,8 @@ class UpstreamHandle:
     static: bytes
     missing: str | None
     passthrough_auth: bool
+    base: bytes
+    query: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,10 @@ class CompiledSide:
 
 @dataclass(frozen=True, slots=True)
 class CompiledRoute:
-    """A route, or a plain model seen as a route of one arm (``plain``)."""
+    """A route, or a plain model seen as a route of one arm (``plain``).
+
+    Rollout and bandit keys are the same in all workers of all nodes; the unit key is this node's secret.
+    """
 
     name: str
     control: CompiledSide
@@ -119,6 +127,7 @@ class CompiledRoute:
     home: str | None
     rollout_key: bytes
     bandit_key: bytes
+    unit_key: bytes
     plain: bool
     source: Route | None
 
@@ -166,6 +175,8 @@ class CompiledTable:
         route = self.routes.get(model)
         if route is not None:
             return route
+        if len(model) > _LONGEST_NAME:
+            return None
         if model in self._resolved:
             return self._resolved[model]
         route = next((route for match, route in self._patterns if match(model)), None)
@@ -176,9 +187,9 @@ class CompiledTable:
         return route
 
     def passthrough_handle(self, path: str) -> UpstreamHandle | None:
-        """The upstream that the longest configured prefix of ``path`` names."""
+        """The upstream that the longest configured prefix of ``path`` names; a prefix ends where a segment does."""
         for prefix, handle in self.passthrough:
-            if path.startswith(prefix):
+            if path.startswith(prefix) and (prefix[-1:] == "/" or path[len(prefix) :][:1] in ("", "/")):
                 return handle
         return None
 
@@ -187,7 +198,7 @@ class Compiler:
     """Turns tables into compiled tables, reusing pools and arms of the one before.
 
     ``resolve_secret`` maps a secret's name to its value or None. A pool whose upstream left the table is
-    handed to ``retire`` (which closes it when idle).
+    handed to ``retire`` (which closes it when idle). ``unit_secret`` keys what the log keeps of users and sessions.
     """
 
     def __init__(
@@ -196,10 +207,12 @@ class Compiler:
         make_pool: Callable[[Origin], Pool],
         resolve_secret: Callable[[str], str | None],
         retire: Callable[[Pool], None],
+        unit_secret: bytes,
     ) -> None:
         self._make_pool = make_pool
         self._resolve_secret = resolve_secret
         self._retire = retire
+        self._unit_secret = unit_secret
         self._handles: dict[str, UpstreamHandle] = {}
         self._previous: CompiledTable | None = None
 
@@ -251,6 +264,8 @@ class Compiler:
             static=static,
             missing=missing,
             passthrough_auth=upstream.auth == "passthrough",
+            base=_raw_base(parts.path, upstream.provider),
+            query=parts.query,
         )
 
     def _route(
@@ -277,9 +292,18 @@ class Compiler:
             home=route.home,
             rollout_key=_key("rollout", route.rollout or "", route.salt),
             bandit_key=_key("bandit", route.name, route.salt),
+            unit_key=blake2b(route.name.encode(), digest_size=32, key=self._unit_secret).digest(),
             plain=False,
             source=route,
         )
+
+
+def _raw_base(path: str, provider: str) -> bytes:
+    """What ``/v1`` of a pass-through request becomes, as the codecs build their own paths."""
+    base = path.rstrip("/")
+    if provider == "anthropic" and not base.endswith("/v1"):
+        base += "/v1"
+    return (base or "/v1").encode("latin-1")
 
 
 def _key(*parts: str) -> bytes:
@@ -309,7 +333,12 @@ def _side(
         )
         for index, arm in enumerate(side.arms)
     )
-    if before is not None and before.arms == arms and before.selector.selector_id == side.selector.id:
+    if (
+        before is not None
+        and before.arms == arms
+        and before.selector.selector_id == side.selector.id
+        and before.ids[before.baseline] == side.baseline
+    ):
         return before
     return _assemble(name, arms, side.selector, side.baseline)
 
@@ -399,6 +428,7 @@ def _plain_route(model: Model, handle: UpstreamHandle) -> CompiledRoute:
         home=None,
         rollout_key=b"",
         bandit_key=b"",
+        unit_key=b"",
         plain=True,
         source=None,
     )

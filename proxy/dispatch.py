@@ -18,6 +18,7 @@ _TWO_POW_64 = 2.0**64
 UNIT_BYTES = 8
 # Providers answer with at least a few tokens; without max_tokens this much room is asked of a context window.
 _REPLY_ROOM_TOKENS = 256
+_LISTED_ARMS = 32
 
 
 @dataclass(slots=True)
@@ -63,16 +64,18 @@ def decide(
         raise ModelNotFound(envelope.model)
     unit, unit_bytes = _unit(route, envelope, headers)
     side, side_probability, guard_lost = _draw_side(route, unit_bytes, uniform, guarded)
-    wanted = side.index_of(envelope.model) if envelope.model != route.name else None
-    baseline = side.baseline if wanted is None else wanted
-
     pin = headers.get(PIN)
     if pin is not None:
+        drawn = side
         side, index = _pinned(route, side, pin)
+        if side is not drawn:
+            side_probability, guard_lost = 1.0, False
+        baseline = _baseline(route, side, envelope)
         mask, reason, propensity = 1 << index, "pinned", 1.0
         if not (side.available & side.endpoint_masks[envelope.endpoint] & mask):
             raise _unavailable(side, envelope, mask)
     else:
+        baseline = _baseline(route, side, envelope)
         mask, reason = _eligible(route, side, envelope, baseline)
         if not mask:
             raise _unavailable(side, envelope, side.full)
@@ -88,7 +91,7 @@ def decide(
         reason=reason,
         randomised=reason == "bandit",
         unit=unit,
-        unit_hash="" if unit_bytes is None else unit_digest(route.bandit_key, unit_bytes),
+        unit_hash="" if unit_bytes is None else unit_digest(route.unit_key, unit_bytes),
         guard_lost=guard_lost,
         baseline=baseline,
     )
@@ -132,6 +135,12 @@ def _hash_uniform(key: bytes, unit: bytes) -> float:
     return min(int.from_bytes(digest, "big") / _TWO_POW_64, 1.0 - 2**-53)
 
 
+def _baseline(route: CompiledRoute, side: CompiledSide, envelope: Envelope) -> int:
+    """Index of the arm that the caller asked for by name, else of the side's own baseline."""
+    wanted = side.index_of(envelope.model) if envelope.model != route.name else None
+    return side.baseline if wanted is None else wanted
+
+
 def _draw_side(
     route: CompiledRoute, unit: bytes | None, uniform: Callable[[], float], guarded: bool
 ) -> tuple[CompiledSide, float, bool]:
@@ -139,10 +148,11 @@ def _draw_side(
     if candidate is None or route.fraction <= 0.0:
         return route.control, 1.0, False
     draw = uniform() if unit is None else _hash_uniform(route.rollout_key, unit)
+    if not guarded:
+        # Everybody gets control, so that is certain for everybody.
+        return route.control, 1.0, draw < route.fraction
     if draw >= route.fraction:
         return route.control, 1.0 - route.fraction, False
-    if not guarded:
-        return route.control, route.fraction, True
     return candidate, route.fraction, False
 
 
@@ -154,8 +164,8 @@ def _pinned(route: CompiledRoute, side: CompiledSide, pin: bytes) -> tuple[Compi
             if index is not None:
                 return choice, index
     raise ClientFault(
-        f"x-llm-optimizer-pin names {name!r}, which is no arm of route {route.name!r}. "
-        f"Its arms: {', '.join(side.ids)}.",
+        f"x-llm-optimizer-pin names {name[:200]!r}, which is no arm of route {route.name!r}. "
+        f"Its arms: {', '.join(side.ids[:_LISTED_ARMS])}{' ...' if len(side.ids) > _LISTED_ARMS else ''}.",
         param="x-llm-optimizer-pin",
         code="unknown_arm",
     )
@@ -218,6 +228,8 @@ def _why_not(side: CompiledSide, arm: CompiledArm, envelope: Envelope, reason: s
 
 def _unavailable(side: CompiledSide, envelope: Envelope, mask: int) -> Unavailable:
     reasons = "; ".join(
-        f"{arm.id}: {_why_not(side, arm, envelope, 'bandit')}" for arm in side.arms if mask >> arm.index & 1
+        f"{arm.id}: {_why_not(side, arm, envelope, 'bandit')}"
+        for arm in side.arms[:_LISTED_ARMS]
+        if mask >> arm.index & 1
     )
-    return Unavailable(f"No arm of {envelope.model!r} can serve this request. {reasons}", param="model")
+    return Unavailable(f"No arm of {envelope.model[:200]!r} can serve this request. {reasons}", param="model")

@@ -9,6 +9,7 @@ ProxyError
 │   ├── ResetFault         the connection ended before the reply did
 │   ├── ProtocolFault      the reply broke HTTP or the event stream's rules
 │   └── TimeoutFault       a deadline passed; ``phase`` says which
+├── CredentialsRefused 502: the upstream refused our own key; teaches nothing
 ├── Unavailable        503: no arm can serve this now; teaches nothing
 └── Overloaded         503: our own limit; teaches nothing
 """
@@ -59,7 +60,7 @@ class ModelNotFound(ClientFault):
 
     def __init__(self, model: str) -> None:
         super().__init__(
-            f"The model {model!r} does not exist here. GET /v1/models lists routes and models.",
+            f"The model {model[:200]!r} does not exist here. GET /v1/models lists routes and models.",
             param="model",
             status=404,
             code="model_not_found",
@@ -112,6 +113,17 @@ class TimeoutFault(UpstreamFault):
     def __init__(self, phase: str, seconds: float) -> None:
         super().__init__(f"The upstream exceeded its {phase} deadline of {seconds:g} s.")
         self.phase = phase
+
+
+class CredentialsRefused(ProxyError):
+    """The upstream refused the key that the proxy sent: the operator's business, not the caller's."""
+
+    status = 502
+    code = "upstream_auth_error"
+    kind = "upstream_error"
+
+    def __init__(self, upstream: str, status: int) -> None:
+        super().__init__(f"Upstream {upstream!r} refused the proxy's credentials ({status}).")
 
 
 class Unavailable(ProxyError):

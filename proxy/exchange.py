@@ -2,33 +2,38 @@
 
 An ``Exchange`` stands between a client's ``Responder`` and an upstream ``Call``. Its one invariant: the event
 is appended before the last bytes of the reply reach the client's transport, exactly once, whatever ends the
-exchange. After that nothing more is recorded; what the upstream still sends is drained.
+exchange. After that nothing more is recorded; what little the upstream still sends is drained, so that its
+connection can be used again.
 """
 
+import logging
 import zlib
 from time import perf_counter, time
 from typing import Protocol
 
 from optimizer import events
 from proxy import headers as crossing
+from proxy.aside import Aside
 from proxy.dispatch import Decision
 from proxy.envelope import Envelope
-from proxy.errors import ProtocolFault, ProxyError, UpstreamFault, error_body
+from proxy.errors import ProtocolFault, ProxyError, UpstreamFault
 from proxy.http1.client import Call
 from proxy.http1.messages import Request, Responder
 from proxy.inflate import Inflater, TooLarge
 from proxy.providers.base import EVENT_TOO_LARGE, Prepared, ReplyFacts, StreamDecoder
 from proxy.record import Ending, Recorder, Timing
+from proxy.refusal import ERROR_BYTES, first_word, outcome_of_fault, read_refusal
 
 _JSON = b"content-type: application/json\r\n"
-_AUTH_STATUSES = (401, 403)
-# Statuses of an upstream that are its own failure, not the caller's.
-_FAULT_STATUSES = frozenset((408, *range(500, 600)))
-_TAIL_BYTES = 64 * 1024
-# A compressed reply is decoded aside for its usage only, and only up to this size.
-_ASIDE_BYTES = 4 * 1024 * 1024
+_EVENT_STREAM = b"text/event-stream"
 # A reply that has to be rewritten for the client is held whole, up to this size.
 _TRANSLATED_BYTES = 64 * 1024 * 1024
+# Pieces of body that may follow a stream's terminal event before its connection is given up.
+_LATE_PIECES = 4
+# Of a request whose reply has begun to stream, what its decoder may still look at.
+_KEPT_MEMBERS = ("response_format", "text", "stream_options")
+
+_log = logging.getLogger("llm_optimizer.exchange")
 
 
 class Context(Protocol):
@@ -37,7 +42,7 @@ class Context(Protocol):
     recorder: Recorder
     buffered_reply_bytes: int
 
-    def finished(self, exchange: "Exchange") -> None: ...
+    def finished(self) -> None: ...
 
 
 class Exchange:
@@ -45,23 +50,23 @@ class Exchange:
 
     __slots__ = (
         "_aside",
-        "_cost_block",
+        "_bound",
         "_decision",
         "_decoder",
         "_envelope",
         "_first_at",
         "_gaps",
-        "_head_at",
-        "_ids",
         "_inflate",
         "_last_at",
+        "_late",
         "_parts",
         "_prepared",
-        "_raw",
         "_recorded",
         "_reply_headers",
         "_request",
+        "_request_bytes",
         "_responder",
+        "_seen_at",
         "_sent_at",
         "_shared",
         "_size",
@@ -98,12 +103,14 @@ class Exchange:
         self._reply_headers: list[tuple[bytes, bytes]] = []
         self._decoder: StreamDecoder | None = None
         self._inflate: Inflater | None = None
-        self._aside = bytearray()
+        self._aside: Aside | None = None
         self._streaming = False
-        self._raw = False
         self._recorded = False
+        self._request_bytes = len(request.body)
+        self._bound = 0
+        self._late = 0
         self._sent_at = 0.0
-        self._head_at = 0.0
+        self._seen_at = 0.0
         self._first_at = 0.0
         self._last_at = 0.0
         self._gaps = 0
@@ -135,28 +142,40 @@ class Exchange:
     # What the upstream's connection reports.
 
     def reply_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self._head_at = self._last_at = perf_counter()
         self._status = status
         self._reply_headers = headers
-        if self._recorded or status != 200:
+        if status != 200:
+            self._bound = ERROR_BYTES
             return
-        content_type = crossing.find(headers, b"content-type") or b""
+        codec = self._decision.arm.handle.codec
+        kind = crossing.find(headers, b"content-type")
+        if kind is None:
+            kind = _EVENT_STREAM if self._envelope.stream else b"application/json"
+            self._reply_headers = [*headers, (b"content-type", kind)]
+        self._bound = _TRANSLATED_BYTES if codec.translates else self._shared.buffered_reply_bytes
         encoding = crossing.find(headers, b"content-encoding")
-        if encoding is not None and encoding != b"identity":
-            self._meet_compression(encoding)
-        if content_type.startswith(b"text/event-stream"):
+        compressed = encoding is not None and encoding.lower() != b"identity"
+        if kind[:17].lower() == _EVENT_STREAM:
             self._streaming = True
-            if not self._raw:
-                self._decoder = self._decision.arm.handle.codec.stream(self._envelope, self._sent)
-            self._responder.start(200, self._head_block(), None)
-        elif self._raw:
+            decoder = codec.stream(self._envelope, self._sent)
+            self._forget_prompt()
+            if compressed and not codec.translates:
+                self._aside = Aside(encoding, decoder)
+            else:
+                self._decoder = decoder
+        elif compressed and not codec.translates:
+            self._aside = Aside(encoding, None)
+        if compressed and codec.translates:
+            self._decode_first(encoding or b"")
+        if self._streaming or self._aside is not None:
             self._responder.start(200, self._head_block(), None)
 
     def reply_body(self, data: bytes) -> None:
         if self._recorded:
+            self._drain()
             return
         self._size += len(data)
-        if self._inflate is not None and not self._raw:
+        if self._inflate is not None:
             try:
                 data = self._inflate.feed(data)
             except (TooLarge, zlib.error):
@@ -176,25 +195,37 @@ class Exchange:
                 self._parts.append(out)
             return
         self._parts.append(data)
-        if self._raw:
-            self._keep_aside(data)
-        elif self._size > self._shared.buffered_reply_bytes:
+        if self._aside is not None:
+            self._read_aside(self._aside, data)
+        elif self._size > self._bound:
             self._outgrow()
 
+    def _read_aside(self, aside: Aside, data: bytes) -> None:
+        decoder = aside.decoder
+        before = decoder.content_events if decoder is not None else 0
+        aside.add(data)
+        if decoder is not None:
+            if decoder.content_events != before:
+                self._mark_content()
+            if decoder.terminal:
+                self._end_aside(aside)
+
     def _outgrow(self) -> None:
-        """The reply is too large to be held back for its cost header."""
-        if self._status == 200 and not self._decision.arm.handle.codec.translates:
-            self._raw = True
+        """The reply is too large to be held back."""
+        if self._status != 200:
+            # What was said so far has to do; the rest is not worth the wait.
+            self._cancel()
+            self._end_error()
+        elif self._decision.arm.handle.codec.translates:
+            self._break_off(ProtocolFault(f"The upstream's reply is over the bound of {self._bound} bytes."))
+        else:
+            self._aside = Aside(None, None)
             for part in self._parts:
-                self._keep_aside(part)
+                self._aside.add(part)
             self._responder.start(200, self._head_block(), None)
-        elif self._size > _TRANSLATED_BYTES:
-            self._break_off(
-                ProtocolFault(f"The upstream's reply is over the bound of {_TRANSLATED_BYTES} bytes.")
-            )
 
     def reply_flush(self) -> None:
-        if self._parts and not self._recorded and (self._streaming or self._raw):
+        if self._parts and not self._recorded and (self._streaming or self._aside is not None):
             self._responder.write(_joined(self._parts))
             self._parts.clear()
 
@@ -202,27 +233,22 @@ class Exchange:
         self.call = None
         if self._recorded:
             return
-        now = perf_counter()
-        if self._decoder is not None:
-            self._parts.append(self._decoder.finish())
-            # An error event of the upstream's own has told the client already.
-            told = self._decoder.facts.error_type not in (None, EVENT_TOO_LARGE)
-            if self._decoder.complete or told:
-                self._end_stream()
+        try:
+            self._end()
+        except Exception as error:  # noqa: BLE001  # whatever it is, the caller must not wait for ever
+            _log.error("a reply could not be finished: %s", type(error).__name__, exc_info=error)
+            if self._recorded:
+                self._responder.abort()
+                self._release()
             else:
-                self.reply_failed(ProtocolFault("The upstream ended the stream without its terminal event."))
-        elif self._raw:
-            self._end_raw(now)
-        elif self._status == 200:
-            self._end_unary(now)
-        else:
-            self._end_error(now)
+                self.reply_failed(ProtocolFault("The upstream's reply could not be read."))
 
     def reply_failed(self, fault: ProxyError) -> None:
         self.call = None
         if self._recorded:
             return
-        outcome = events.UPSTREAM_FAULT if isinstance(fault, UpstreamFault) else events.CENSORED
+        self._seen_at = perf_counter()
+        outcome = outcome_of_fault(fault)
         if not self._responder.started:
             block = _JSON + self._ids_block()
             if fault.status == 503:
@@ -231,8 +257,9 @@ class Exchange:
             self._responder.reply(fault.status, block, fault.body())
         else:
             self._record(outcome, 200, error=fault.code)
-            if self._streaming and not self._raw:
-                self._parts.append(b"data: " + fault.body() + b"\n\n")
+            if self._decoder is not None:
+                # The blank line ends an event that was cut in half, which would swallow this one.
+                self._parts.append(b"\n\ndata: " + fault.body() + b"\n\n")
                 self._responder.finish(_joined(self._parts))
             else:
                 self._responder.abort()
@@ -247,10 +274,9 @@ class Exchange:
         """See ``client_body``."""
 
     def client_gone(self) -> None:
-        if self.call is not None:
-            self.call.cancel()
-            self.call = None
+        self._cancel()
         if not self._recorded:
+            self._seen_at = perf_counter()
             self._record(events.CENSORED, 499, error="client_gone")
             self._release()
 
@@ -264,7 +290,25 @@ class Exchange:
 
     # Endings.
 
-    def _end_unary(self, now: float) -> None:
+    def _end(self) -> None:
+        decoder = self._decoder
+        if decoder is not None:
+            self._parts.append(decoder.finish())
+            # An error event of the upstream's own has told the client already.
+            told = decoder.facts.error_type not in (None, EVENT_TOO_LARGE)
+            if decoder.complete or told:
+                self._end_stream()
+            else:
+                self.reply_failed(ProtocolFault("The upstream ended the stream without its terminal event."))
+        elif self._aside is not None:
+            self._end_aside(self._aside)
+        elif self._status == 200:
+            self._end_unary()
+        else:
+            self._end_error()
+
+    def _end_unary(self) -> None:
+        self._seen_at = perf_counter()
         codec = self._decision.arm.handle.codec
         try:
             body, facts = codec.unary(self._envelope, _joined(self._parts))
@@ -276,58 +320,52 @@ class Exchange:
                 ProtocolFault("The upstream's reply was a 200 that carries an error or is not JSON.")
             )
             return
-        duration = perf_counter() - self._request.body_at
         cost = self._record(events.COMPLETED, 200, facts=facts)
-        overhead = self._overhead_ms(now, duration)
-        block = self._head_block(overhead)
+        block = self._head_block(self._overhead_ms(perf_counter()))
         if cost is not None:
             block += b"x-llm-optimizer-cost-usd: %.9g\r\n" % cost
         self._responder.reply(200, block, body)
         self._release()
 
     def _end_stream(self) -> None:
+        self._seen_at = perf_counter()
         decoder = self._decoder
         assert decoder is not None
-        facts = decoder.facts
-        if facts.error_type is not None:
-            self._record(events.UPSTREAM_FAULT, 200, facts=facts, error=facts.error_code or facts.error_type)
+        self._record_read(decoder.facts)
+        self._responder.finish(_joined(self._parts))
+        self._release()
+
+    def _end_aside(self, aside: Aside) -> None:
+        """The end of a reply that went through untouched."""
+        self._seen_at = perf_counter()
+        facts = aside.facts(self._decision.arm.handle.codec, self._envelope)
+        if aside.truncated:
+            # There is no adding an error event to compressed bytes.
+            self._record(events.UPSTREAM_FAULT, 200, facts=facts, error=ProtocolFault.code)
+            self._responder.abort()
         else:
+            self._record_read(facts)
+            self._responder.finish(_joined(self._parts))
+        self._release()
+
+    def _record_read(self, facts: ReplyFacts | None) -> None:
+        """Record a reply that the client has mostly seen: it says itself whether it failed."""
+        if facts is None or facts.error_type is None:
             self._record(events.COMPLETED, 200, facts=facts)
-        self._responder.finish(_joined(self._parts))
-        self._release()
+        else:
+            error = first_word(facts.error_code, facts.error_type, UpstreamFault.code)
+            self._record(events.UPSTREAM_FAULT, 200, facts=facts, error=error)
 
-    def _end_raw(self, now: float) -> None:
-        self._first_at = self._first_at or now
-        self._record(events.COMPLETED, 200, facts=self._facts_aside())
-        self._responder.finish(_joined(self._parts))
-        self._release()
-
-    def _end_error(self, now: float) -> None:
-        """A reply that is not 200: decide who is to blame and say it in OpenAI's shape."""
-        del now
-        status = self._status
-        handle = self._decision.arm.handle
-        body, kind, code = handle.codec.error(status, self._plain_body())
-        outcome, shown = events.CALLER_FAULT, status
-        if status in _FAULT_STATUSES:
-            outcome, shown = events.UPSTREAM_FAULT, status if status <= 504 else 503
-        elif status == 429:
-            outcome = events.CENSORED
-        elif status in _AUTH_STATUSES and not handle.passthrough_auth:
-            # Our credentials, not the caller's: a 401 would send the caller looking at its own key.
-            outcome, shown = events.CENSORED, 502
-            code = "upstream_auth_error"
-            said = f"Upstream {handle.upstream.name!r} refused the proxy's credentials ({status})."
-            body = error_body(said, kind=UpstreamFault.kind, code=code)
-        elif status < 400:
-            outcome, shown = events.UPSTREAM_FAULT, 502
-            fault = ProtocolFault(f"The upstream answered {status}, which the proxy does not follow.")
-            body, code = fault.body(), fault.code
-        self._record(outcome, shown, error=code or kind)
+    def _end_error(self) -> None:
+        self._seen_at = perf_counter()
+        headers = self._reply_headers
+        encoding = crossing.find(headers, b"content-encoding")
+        refusal = read_refusal(self._status, encoding, _joined(self._parts), self._decision.arm.handle)
+        self._record(refusal.outcome, refusal.status, error=refusal.word)
         block = crossing.returned(
-            pair for pair in self._reply_headers if pair[0] not in (b"content-type", b"content-encoding")
+            pair for pair in headers if pair[0] not in (b"content-type", b"content-encoding")
         )
-        self._responder.reply(shown, _JSON + block + self._ids_block(), body)
+        self._responder.reply(refusal.status, _JSON + block + self._ids_block(), refusal.body)
         self._release()
 
     # Pieces.
@@ -345,75 +383,45 @@ class Exchange:
             self._gaps += 1
         self._last_at = now
 
-    def _meet_compression(self, encoding: bytes) -> None:
-        """Pass a compressed reply through and decode it aside; one that must be translated is decoded first."""
-        translates = self._decision.arm.handle.codec.translates
+    def _decode_first(self, encoding: bytes) -> None:
+        """A reply that must be translated is decoded before; what can't be is refused by its decoder."""
         try:
-            self._inflate = Inflater(encoding, limit=_TRANSLATED_BYTES if translates else _ASIDE_BYTES)
+            self._inflate = Inflater(encoding, limit=_TRANSLATED_BYTES)
         except KeyError:
             self._inflate = None
-        self._raw = not translates
-        if translates:
-            self._reply_headers = [pair for pair in self._reply_headers if pair[0] != b"content-encoding"]
+        self._reply_headers = [pair for pair in self._reply_headers if pair[0] != b"content-encoding"]
 
-    def _plain_body(self) -> bytes:
-        """The body of a refusal, decoded if the upstream compressed it; as it came if that fails."""
-        body = _joined(self._parts)
-        encoding = crossing.find(self._reply_headers, b"content-encoding")
-        if encoding is None:
-            return body
-        try:
-            return Inflater(encoding, limit=_ASIDE_BYTES).feed(body)
-        except (KeyError, TooLarge, zlib.error):
-            return body
+    def _forget_prompt(self) -> None:
+        """A stream may last for minutes; what was asked is needed no more once it is being answered."""
+        envelope = self._envelope
+        self._request.body = envelope.raw = self._sent.body = b""
+        envelope.doc = {name: envelope.doc[name] for name in _KEPT_MEMBERS if name in envelope.doc}
 
     def _break_off(self, fault: ProxyError) -> None:
-        if self.call is not None:
-            self.call.cancel()
+        self._cancel()
         self.reply_failed(fault)
 
-    def _keep_aside(self, data: bytes) -> None:
-        if self._inflate is not None:
-            try:
-                self._aside += self._inflate.feed(data)
-            except (TooLarge, zlib.error):
-                self._inflate = None
-                self._aside.clear()
-            return
-        self._aside += data
-        if len(self._aside) > 2 * _ASIDE_BYTES:
-            del self._aside[:-_TAIL_BYTES]
+    def _cancel(self) -> None:
+        if self.call is not None:
+            self.call.cancel()
+            self.call = None
 
-    def _facts_aside(self) -> ReplyFacts | None:
-        """Usage of a reply that went through untouched, as far as it could be decoded."""
-        if not self._aside:
-            return None
-        codec = self._decision.arm.handle.codec
-        if self._streaming:
-            decoder = codec.stream(self._envelope, self._sent)
-            decoder.feed(bytes(self._aside))
-            decoder.finish()
-            return decoder.facts
-        try:
-            return codec.unary(self._envelope, bytes(self._aside))[1]
-        except ProxyError:
-            return None
+    def _drain(self) -> None:
+        """The reply is over; an upstream that will not stop loses its connection."""
+        self._late += 1
+        if self._late > _LATE_PIECES:
+            self._cancel()
 
-    def _overhead_ms(self, upstream_done: float, duration: float) -> float:
+    def _overhead_ms(self, now: float) -> float:
         """Our share of the time: everything but waiting for the upstream."""
-        waited = upstream_done - self._sent_at if self._sent_at else 0.0
-        return max(0.0, duration - waited) * 1000
+        waited = self._seen_at - self._sent_at
+        return max(0.0, now - self._request.body_at - waited) * 1000
 
     def _ids_block(self, overhead_ms: float | None = None) -> bytes:
-        rid = self.request_id.encode()
         if overhead_ms is None:
-            overhead_ms = (self._sent_at - self._request.body_at) * 1000 if self._sent_at else 0.0
+            overhead_ms = (self._sent_at - self._request.body_at) * 1000
         return (
-            b"x-request-id: "
-            + rid
-            + b"\r\nx-llm-optimizer-request-id: "
-            + rid
-            + b"\r\n"
+            crossing.ids_block(self.request_id)
             + self._decision.arm.block
             + b"x-llm-optimizer-attempts: 1\r\nx-llm-optimizer-overhead-ms: %.3f\r\n" % overhead_ms
         )
@@ -426,39 +434,33 @@ class Exchange:
     ) -> float | None:
         self._recorded = True
         now = perf_counter()
-        decoder = self._decoder
+        decoder = self._decoder if self._aside is None else self._aside.decoder
         if facts is None and decoder is not None:
             facts = decoder.facts
             decoder.estimate_usage()
-        duration = now - self._request.body_at
         first = self._first_at
-        chunks = decoder.content_events if decoder is not None else 0
-        # For a stream the upstream is waited for until its last content; the rest is ours.
-        upstream_end = self._last_at if self._streaming and self._last_at else now
-        upstream_id = crossing.upstream_request_id(self._reply_headers)
         return self._shared.recorder.request(
             self.request_id,
-            endpoint=self._envelope.endpoint,
             envelope=self._envelope,
             decision=self._decision,
             table_version=self._table_version,
             facts=facts,
             timing=Timing(
                 started_ms=self._started_ms,
-                duration_ms=duration * 1000,
-                overhead_ms=self._overhead_ms(upstream_end, duration),
-                upstream_ms=(now - self._sent_at) * 1000 if self._sent_at else None,
-                ttft_ms=(first - self._request.body_at) * 1000 if first and self._streaming else None,
+                duration_ms=(now - self._request.body_at) * 1000,
+                overhead_ms=self._overhead_ms(now),
+                upstream_ms=(self._seen_at - self._sent_at) * 1000,
+                ttft_ms=(first - self._request.body_at) * 1000 if first else None,
                 itl_ms=(self._last_at - first) * 1000 / self._gaps if self._gaps else None,
-                chunks=chunks,
+                chunks=decoder.content_events if decoder is not None else 0,
             ),
             ending=Ending(
                 outcome=outcome,
                 status=status,
                 error=error,
                 upstream_status=self._status or None,
-                upstream_request_id=None if upstream_id is None else upstream_id[:200].decode("latin-1"),
-                request_bytes=len(self._request.body),
+                upstream_request_id=crossing.upstream_request_id(self._reply_headers),
+                request_bytes=self._request_bytes,
                 response_bytes=self._size,
             ),
         )
@@ -466,7 +468,10 @@ class Exchange:
     def _release(self) -> None:
         # Cut the cycle with the responder, so that reference counting frees both at once.
         self._responder.listener = None
-        self._shared.finished(self)
+        if self.call is not None:
+            # Nobody is left to resume it when the client has read the last bytes.
+            self.call.resume()
+        self._shared.finished()
 
 
 def _joined(parts: list[bytes]) -> bytes:

@@ -13,7 +13,7 @@ from optimizer.feedback import FeedbackProblem, parse_feedback, to_event
 from optimizer.ids import verify
 from optimizer.log.writer import LogWriter, encode
 from proxy.admin_link import AdminLink
-from proxy.errors import error_body
+from proxy.errors import Overloaded, error_body
 from proxy.http1.messages import Request, Responder
 
 _JSON = b"content-type: application/json\r\n"
@@ -52,8 +52,14 @@ class FeedbackEndpoint:
                 return
             named.append(to_event(item, request_id=request_id))
         now_ms = int(time() * 1000)
+        lost = self._log.lost.total()
         for event_id, data in named:
             self._log.append(encode(event_id, events.FEEDBACK, self._source, now_ms, data))
+        if self._log.lost.total() != lost:
+            # Posting the same again is harmless: the ids of the events are fixed.
+            full = Overloaded("The feedback could not be kept (the log is full or read-only). Post it again.")
+            responder.reply(full.status, _JSON + b"retry-after: 5\r\n", full.body())
+            return
         responder.reply(200, _JSON, orjson.dumps({"object": "feedback", "accepted": len(items)}))
 
 

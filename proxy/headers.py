@@ -28,6 +28,7 @@ _FORWARDED_RAW = (
     b"content-type",
     b"content-encoding",
     b"range",
+    b"anthropic-version",
     b"if-none-match",
     b"if-modified-since",
 )
@@ -60,6 +61,7 @@ _RETURNED_RAW = _RETURNED | {
 }
 _RATE_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-")
 _UPSTREAM_IDS = (b"x-request-id", b"request-id")
+_ID_BYTES = 200
 
 
 def forwarded(headers: Mapping[bytes, bytes]) -> bytes:
@@ -84,6 +86,12 @@ def returned(headers: Iterable[tuple[bytes, bytes]], *, raw: bool = False) -> by
     return block
 
 
+def ids_block(request_id: str) -> bytes:
+    """Our id, under our name and under the one that SDKs show."""
+    rid = request_id.encode()
+    return b"x-request-id: " + rid + b"\r\nx-llm-optimizer-request-id: " + rid + b"\r\n"
+
+
 def find(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
     """First value of a header in an upstream's list, or None."""
     for name, value in headers:
@@ -92,9 +100,9 @@ def find(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
     return None
 
 
-def upstream_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """The id that an upstream gave the request, whichever way it spells the header."""
+def upstream_request_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The id that an upstream gave the request, whichever way it spells the header; for the log."""
     for name, value in headers:
         if name in _UPSTREAM_IDS:
-            return value
+            return value[:_ID_BYTES].decode("latin-1")
     return None

@@ -26,13 +26,13 @@ class Inflater:
             zlib.error: If the data is damaged.
         """
         pieces = []
-        while data:
+        while True:
             piece = self._decoder.decompress(data, _STEP_BYTES)
             data = self._decoder.unconsumed_tail
             self._left -= len(piece)
             if self._left < 0:
                 raise TooLarge
             pieces.append(piece)
-            if not piece:
-                break
-        return b"".join(pieces)
+            # A full step may have left output inside the decoder although its input is used up.
+            if len(piece) < _STEP_BYTES:
+                return b"".join(pieces)

@@ -18,9 +18,14 @@ from proxy.envelope import Envelope
 from proxy.pricing import cost_usd
 from proxy.providers.base import ReplyFacts
 from proxy.providers.signals import is_refusal
+from proxy.refusal import is_word
 
 _SEEN_VECTORS = 4096
+_VECTOR_AGE_MS = 3_600_000
 _FIXED_FACTS = 1024
+# Bounds on what a client or an upstream named.
+_NAME_CHARS = 200
+_FINISH_REASONS = 16
 
 
 @dataclass(slots=True)
@@ -52,76 +57,76 @@ class Ending:
 class Recorder:
     """Turns decisions and endings into events and appends them.
 
-    One ``Recorder`` per worker. Vectors of more than 32 arms are logged once per
-    (selector, eligible set) as a ``selector.v1`` event and referred to by id.
+    One ``Recorder`` per worker. Vectors of more than 32 arms are logged per (selector, eligible set) as
+    ``selector.v1`` events and referred to by id.
     """
 
     def __init__(self, log: LogWriter, *, source: str, count: Callable[[str, str, str, str], None]) -> None:
         self._log = log
         self._source = source
         self._count = count
-        self._vectors: dict[tuple[str, int], str] = {}
+        self._vectors: dict[tuple[str, int], int] = {}  # until when a logged vector need not be logged again
+        self._lost = 0
 
     def request(
         self,
         request_id: str,
         *,
-        endpoint: str,
-        envelope: Envelope | None,
-        decision: Decision | None,
+        envelope: Envelope,
+        decision: Decision,
         table_version: int,
         facts: ReplyFacts | None,
         timing: Timing,
         ending: Ending,
     ) -> float | None:
-        """Append the event; returns the cost in USD that it recorded, None when unknown."""
-        data: dict[str, Any] = {
-            "table_version": table_version,
-            "endpoint": endpoint,
-            "outcome": ending.outcome,
-            "status": ending.status,
-            "started_ms": timing.started_ms,
-            "duration_ms": round(timing.duration_ms, 3),
-            "overhead_ms": round(timing.overhead_ms, 3),
-            "request_bytes": ending.request_bytes,
-            "response_bytes": ending.response_bytes,
-        }
-        if ending.error is not None:
-            data["error.type"] = ending.error
-        if ending.upstream_request_id is not None:
-            data["upstream_request_id"] = ending.upstream_request_id
-        if timing.upstream_ms is not None:
-            data["upstream_ms"] = round(timing.upstream_ms, 3)
-        if envelope is not None:
-            data["requested_model"] = envelope.model[:200]
-            data["stream"] = envelope.stream
-        cost = None
-        if decision is None or envelope is None:
-            data["route"] = data["arm"] = None
-            data["reason"] = "passthrough" if endpoint == "other" else "undecided"
-            self._count("", "", "", ending.outcome)
-            body: dict[str, Any] | orjson.Fragment = data
-        else:
-            _decided(data, decision, envelope)
-            _attempt(data, decision, timing, ending)
-            cost = _facts(data, decision, facts)
-            arm, route = decision.arm, decision.route
-            self._count("" if route.plain else route.name, arm.id, decision.side.name, ending.outcome)
-            # What is the same for every request of this arm was serialized once; the rest joins it as bytes.
-            fixed = self._fixed(decision, timing.started_ms, endpoint)
-            body = orjson.Fragment(fixed + orjson.dumps(data)[1:])
-        self._log.append(
-            encode(
-                request_id,
-                events.REQUEST,
-                self._source,
-                timing.started_ms + int(timing.duration_ms),
-                body,
-            )
-        )
+        """Append the event of a decided request; returns the cost in USD that it recorded, None when unknown."""
+        data = _ended(envelope.endpoint, table_version, timing, ending)
+        _asked(data, envelope)
+        _decided(data, decision, envelope)
+        _attempt(data, decision, timing, ending)
+        cost = _facts(data, decision, facts)
+        arm, route = decision.arm, decision.route
+        self._count("" if route.plain else route.name, arm.id, decision.side.name, ending.outcome)
+        if len(decision.side.arms) > events.INLINE_VECTOR_ARMS:
+            data["vector"] = self._vector(decision, timing.started_ms)
+        # What is the same for every request of this arm was serialized once; the rest joins it as bytes.
+        fixed = self._fixed(decision, envelope.endpoint)
+        self._append(request_id, timing, orjson.Fragment(fixed + orjson.dumps(data)[1:]))
         return cost
 
-    def _fixed(self, decision: Decision, now_ms: int, endpoint: str) -> bytes:
+    def undecided(
+        self,
+        request_id: str,
+        *,
+        endpoint: str,
+        envelope: Envelope | None,
+        table_version: int,
+        timing: Timing,
+        ending: Ending,
+    ) -> None:
+        """Append the event of a request that was refused before anything was decided."""
+        data = _ended(endpoint, table_version, timing, ending)
+        if envelope is not None:
+            _asked(data, envelope)
+        data |= {"route": None, "arm": None, "reason": "undecided"}
+        self._count("", "", "", ending.outcome)
+        self._append(request_id, timing, data)
+
+    def passed_through(
+        self, request_id: str, *, upstream: str, table_version: int, timing: Timing, ending: Ending
+    ) -> None:
+        """Append the event of a request that was not optimized."""
+        data = _ended("other", table_version, timing, ending)
+        data |= {"route": None, "arm": None, "reason": "passthrough"}
+        data["attempts"] = [_tried(None, upstream, data, ending, randomised=False)]
+        self._count("", "", "", ending.outcome)
+        self._append(request_id, timing, data)
+
+    def _append(self, request_id: str, timing: Timing, data: dict[str, Any] | orjson.Fragment) -> None:
+        ended_ms = timing.started_ms + int(timing.duration_ms)
+        self._log.append(encode(request_id, events.REQUEST, self._source, ended_ms, data))
+
+    def _fixed(self, decision: Decision, endpoint: str) -> bytes:
         """The opening of ``data``, up to a comma: facts that depend on arm, eligible set and endpoint alone."""
         side, arm = decision.side, decision.arm
         key = (arm.index, decision.mask, endpoint, decision.baseline)
@@ -148,40 +153,66 @@ class Recorder:
         if not plain and len(side.arms) <= events.INLINE_VECTOR_ARMS:
             data["arms"] = side.ids
             data["probabilities"] = side.selector.vector(decision.mask)
-        elif not plain:
-            data["vector"] = self._vector(decision, now_ms)
         if len(side.fixed_facts) >= _FIXED_FACTS:
             side.fixed_facts.clear()
         encoded = side.fixed_facts[key] = orjson.dumps(data)[:-1] + b","
         return encoded
 
     def _vector(self, decision: Decision, now_ms: int) -> str:
+        """Id of the decision's vector, which is in the log before whoever refers to it.
+
+        It is logged again after some time, because retention deletes old segments, and when something was
+        lost, because it may have been this.
+        """
         side = decision.side
         key = (side.selector.selector_id, decision.mask)
-        known = self._vectors.get(key)
-        if known is not None:
-            return known
+        vector_id = f"{key[0]}-{decision.mask:x}"
+        lost = self._log.lost.total()
+        if lost != self._lost:
+            self._lost = lost
+            self._vectors.clear()
+        if now_ms < self._vectors.get(key, 0):
+            return vector_id
         if len(self._vectors) >= _SEEN_VECTORS:
             self._vectors.clear()
-        vector_id = f"{key[0]}-{decision.mask:x}"
-        self._vectors[key] = vector_id
-        self._log.append(
-            encode(
-                vector_id,
-                events.SELECTOR,
-                self._source,
-                now_ms,
-                {
-                    "route": decision.route.name,
-                    "side": side.name,
-                    "selector": key[0],
-                    "policy": side.policy,
-                    "arms": side.ids,
-                    "probabilities": side.selector.vector(decision.mask),
-                },
-            )
-        )
+        self._vectors[key] = now_ms + _VECTOR_AGE_MS
+        data = {
+            "route": decision.route.name,
+            "side": side.name,
+            "selector": key[0],
+            "policy": side.policy,
+            "arms": side.ids,
+            "probabilities": side.selector.vector(decision.mask),
+        }
+        self._log.append(encode(vector_id, events.SELECTOR, self._source, now_ms, data))
         return vector_id
+
+
+def _ended(endpoint: str, table_version: int, timing: Timing, ending: Ending) -> dict[str, Any]:
+    """What the event of any request has."""
+    data: dict[str, Any] = {
+        "table_version": table_version,
+        "endpoint": endpoint,
+        "outcome": ending.outcome,
+        "status": ending.status,
+        "started_ms": timing.started_ms,
+        "duration_ms": round(timing.duration_ms, 3),
+        "overhead_ms": round(timing.overhead_ms, 3),
+        "request_bytes": ending.request_bytes,
+        "response_bytes": ending.response_bytes,
+    }
+    if ending.error is not None:
+        data["error.type"] = ending.error
+    if ending.upstream_request_id is not None:
+        data["upstream_request_id"] = ending.upstream_request_id
+    if timing.upstream_ms is not None:
+        data["upstream_ms"] = round(timing.upstream_ms, 3)
+    return data
+
+
+def _asked(data: dict[str, Any], envelope: Envelope) -> None:
+    data["requested_model"] = envelope.model[:_NAME_CHARS]
+    data["stream"] = envelope.stream
 
 
 def _decided(data: dict[str, Any], decision: Decision, envelope: Envelope) -> None:
@@ -200,16 +231,8 @@ def _decided(data: dict[str, Any], decision: Decision, envelope: Envelope) -> No
 
 
 def _attempt(data: dict[str, Any], decision: Decision, timing: Timing, ending: Ending) -> None:
-    data["attempts"] = [
-        {
-            "arm": decision.arm.id,
-            "upstream": decision.arm.model.upstream,
-            "status": ending.upstream_status,
-            "error": ending.error,
-            "ms": data.get("upstream_ms"),
-            "randomised": decision.randomised,
-        }
-    ]
+    arm = decision.arm
+    data["attempts"] = [_tried(arm.id, arm.model.upstream, data, ending, randomised=decision.randomised)]
     if timing.ttft_ms is not None:
         data["ttft_ms"] = round(timing.ttft_ms, 3)
     if timing.itl_ms is not None:
@@ -218,17 +241,33 @@ def _attempt(data: dict[str, Any], decision: Decision, timing: Timing, ending: E
         data["chunks"] = timing.chunks
 
 
+def _tried(
+    arm: str | None, upstream: str, data: dict[str, Any], ending: Ending, *, randomised: bool
+) -> dict[str, Any]:
+    return {
+        "arm": arm,
+        "upstream": upstream,
+        "status": ending.upstream_status,
+        "error": ending.error,
+        "ms": data.get("upstream_ms"),
+        "randomised": randomised,
+    }
+
+
 def _facts(data: dict[str, Any], decision: Decision, facts: ReplyFacts | None) -> float | None:
     if facts is None:
         data["usage_source"] = "none"
         data["cost_usd"] = None
         return None
+    # An upstream may say anything there; the log takes names and words, not texts.
     if facts.response_model is not None:
-        data["gen_ai.response.model"] = facts.response_model
+        data["gen_ai.response.model"] = facts.response_model[:_NAME_CHARS]
     if facts.response_id is not None:
-        data["gen_ai.response.id"] = facts.response_id
+        data["gen_ai.response.id"] = facts.response_id[:_NAME_CHARS]
     if facts.finish_reasons:
-        data["gen_ai.response.finish_reasons"] = facts.finish_reasons
+        data["gen_ai.response.finish_reasons"] = [
+            reason if is_word(reason) else "other" for reason in facts.finish_reasons[:_FINISH_REASONS]
+        ]
     data["usage_source"] = facts.usage_source
     data["gen_ai.usage.input_tokens"] = facts.input_tokens
     data["gen_ai.usage.output_tokens"] = facts.output_tokens

@@ -7,6 +7,7 @@ and the paths that the optimizer process answers over its unix socket.
 
 from collections.abc import Callable
 from time import perf_counter
+from typing import Protocol
 
 from proxy import headers as crossing
 from proxy.errors import ProxyError
@@ -16,12 +17,19 @@ from proxy.http1.messages import Request, Responder
 _JSON = b"content-type: application/json\r\n"
 
 
+class Closing(Protocol):
+    """Hears how a relay ended: with the status shown, with a fault, or because the client left."""
+
+    def __call__(self, relay: "Relay", status: int, fault: ProxyError | None, *, gone: bool) -> None: ...
+
+
 class Relay:
     """One relayed request. Implements ``ReplySink`` and ``Listener``.
 
-    ``closing`` is called exactly once, before the last bytes reach the client, with
-    (status shown, upstream status or 0, fault or None, bytes relayed, client gone).
-    ``refused`` may turn a fault into another reply (status, headers, body).
+    ``closing`` is called exactly once, before the last bytes reach the client. ``refused`` may turn a
+    fault into another reply (status, headers, body); ``withheld`` may name a fault that stands in for an upstream's
+    reply of a status. ``status`` and ``headers`` are the upstream's (0 and empty before its reply);
+    ``sent_bytes`` and ``size`` count the bodies, ``sent_at`` is the start.
     """
 
     __slots__ = (
@@ -32,11 +40,13 @@ class Relay:
         "_refused",
         "_request",
         "_responder",
-        "_size",
-        "_status",
+        "_withheld",
         "call",
-        "head_at",
+        "headers",
         "sent_at",
+        "sent_bytes",
+        "size",
+        "status",
     )
 
     def __init__(
@@ -45,25 +55,29 @@ class Relay:
         responder: Responder,
         *,
         ids: bytes,
-        closing: Callable[["Relay", int, int, ProxyError | None, int, bool], None],
+        closing: Closing,
         refused: Callable[[ProxyError], tuple[int, bytes, bytes]] | None = None,
+        withheld: Callable[[int], ProxyError | None] | None = None,
     ) -> None:
         self._request = request
         self._responder = responder
         self._ids = ids
         self._closing = closing
         self._refused = refused
-        self._status = 0
-        self._size = 0
+        self._withheld = withheld
         self._closed = False
         self._last = b""
         self.call: Call | None = None
+        self.headers: list[tuple[bytes, bytes]] = []
         self.sent_at = 0.0
-        self.head_at = 0.0
+        self.sent_bytes = 0
+        self.size = 0
+        self.status = 0
 
     def begin(self, pool: Pool, head: bytes, *, streamed: bool) -> None:
         """Send ``head`` (complete, with its framing); the body follows as it arrives, or is there already."""
         self.sent_at = perf_counter()
+        self._responder.listener = self
         if streamed:
             self.call = pool.open(head, self)
             self.call.on_pause = self._responder.pause_body
@@ -72,8 +86,14 @@ class Relay:
             self.call = pool.send(head, self._request.body, self)
 
     def reply_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.head_at = perf_counter()
-        self._status = status
+        self.status = status
+        self.headers = headers
+        fault = self._withheld(status) if self._withheld is not None else None
+        if fault is not None:
+            if self.call is not None:
+                self.call.cancel()
+            self.reply_failed(fault)
+            return
         length = crossing.find(headers, b"content-length")
         self._responder.start(
             status,
@@ -86,7 +106,7 @@ class Relay:
         if self._last:
             self._responder.write(self._last)
         self._last = data
-        self._size += len(data)
+        self.size += len(data)
 
     def reply_flush(self) -> None:
         if self._last:
@@ -94,12 +114,12 @@ class Relay:
             self._last = b""
 
     def reply_end(self) -> None:
-        self._close(self._status, None)
+        self._close(self.status, None)
         self._responder.finish(self._last)
 
     def reply_failed(self, fault: ProxyError) -> None:
         if self._responder.started:
-            self._close(self._status, fault)
+            self._close(self.status, fault)
             self._responder.abort()
             return
         status, block, body = (
@@ -109,6 +129,7 @@ class Relay:
         self._responder.reply(status, block + self._ids, body)
 
     def client_body(self, data: bytes) -> None:
+        self.sent_bytes += len(data)
         if self.call is not None:
             self.call.write(data)
 
@@ -130,6 +151,12 @@ class Relay:
             self.call.resume()
 
     def _close(self, status: int, fault: ProxyError | None, *, gone: bool = False) -> None:
-        if not self._closed:
-            self._closed = True
-            self._closing(self, status, self._status, fault, self._size, gone)
+        if self._closed:
+            return
+        self._closed = True
+        # Cut the cycles with responder and call, so that reference counting frees all three at once.
+        self._responder.listener = None
+        if self.call is not None:
+            self.call.on_pause = self.call.on_resume = None
+            self.call = None
+        self._closing(self, status, fault, gone=gone)

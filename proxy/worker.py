@@ -67,6 +67,7 @@ class Worker:
         self._reader = TableReader(state.table_file)
         self._limits = Limits()
         self._guard_lease_s = 10.0
+        self._unusable = 0
         self._source = event_source(state.node, ROLE, incarnation)
         first = self._reader.poll()
         self._writer = LogWriter(
@@ -91,6 +92,7 @@ class Worker:
             make_pool=lambda origin: Pool(origin, loop=loop),
             resolve_secret=resolver.resolve,
             retire=self._retired.append,
+            unit_secret=state.id_key,
         )
         self.server = Server(self.plane, lambda: self._limits, loop=loop)
         self._timers: list[asyncio.TimerHandle] = []
@@ -131,19 +133,25 @@ class Worker:
         table = self._reader.poll()
         if table is None:
             return False
-        self._use(table)
-        return True
+        return self._use(table)
 
-    def _use(self, table: RoutingTable) -> None:
+    def _use(self, table: RoutingTable) -> bool:
+        try:
+            compiled = self._compiler.compile(table)
+        except Exception:  # noqa: BLE001  # whatever is wrong with it, the old one serves on, whole
+            self._unusable += 1
+            _log.exception("the new routing table could not be used; the old one stays")
+            return False
         self._limits = table.limits
         self._guard_lease_s = table.guard_lease_s
-        self.plane.use(self._compiler.compile(table))
+        self.plane.use(compiled)
+        return True
 
     def learn_secrets(self, values: Mapping[str, str]) -> None:
         """Take literal secrets from the supervisor and make arms that waited for them available."""
         self._resolver.add_literals(values)
         if self.plane.table is not None:
-            self.plane.use(self._compiler.compile(self.plane.table.source))
+            self._use(self.plane.table.source)
 
     @property
     def port_ready(self) -> bool:
@@ -152,11 +160,7 @@ class Worker:
     def _poll(self) -> None:
         now = self._loop.time()
         self._lag_ms = max(self._lag_ms, (now - self._due) * 1000)
-        try:
-            self.refresh()
-        except (KeyError, ValueError, OSError):
-            # A table that names what does not exist is a defect of its publisher; the old one serves on.
-            _log.exception("the new routing table could not be used; the old one stays")
+        self.refresh()
         self.plane.guarded = age_s(self._state.guard_file, time()) <= self._guard_lease_s
         self._close_retired()
         self._due = now + _TABLE_POLL_S
@@ -188,7 +192,7 @@ class Worker:
             "connections": self.server.open_connections,
             "upstreams": {name: (pool.busy, pool.idle, pool.waiting) for name, pool in pools.items()},
             "lost": dict(self._writer.lost),
-            "refused_tables": self._reader.refused.total(),
+            "refused_tables": self._reader.refused.total() + self._unusable,
             "guarded": self.plane.guarded,
             "loop_lag_ms": round(self._lag_ms, 3),
             "uptime_s": round(now - self._started, 3),

@@ -91,7 +91,6 @@ def _write_log(state: StateDirectory, table: CompiledTable) -> int:
         facts.output_tokens = rng.randint(20, 400)
         recorder.request(
             request_id,
-            endpoint="chat",
             envelope=envelope,
             decision=decide(table, envelope, {}, uniform=rng.random, guarded=True),
             table_version=1,

@@ -121,7 +121,6 @@ def _record(recorder: Recorder, envelope: Envelope, chosen: Decision) -> Callabl
     def record() -> float | None:
         return recorder.request(
             "req_" + "0" * 60,
-            endpoint="chat",
             envelope=envelope,
             decision=chosen,
             table_version=1,
@@ -159,6 +158,7 @@ def compile_table(table: RoutingTable) -> CompiledTable:
             make_pool=lambda origin: Pool(origin, loop=loop),
             resolve_secret=lambda _: None,
             retire=lambda pool: pool.close(),
+            unit_secret=b"loadtests",
         )
         return compiler.compile(table)
     finally:

@@ -60,7 +60,6 @@ def _measure(context: Context, size: int) -> dict[str, float]:
             context,
             lambda: recorder.request(
                 "req_" + "0" * 60,
-                endpoint="chat",
                 envelope=envelope,
                 decision=chosen,
                 table_version=1,

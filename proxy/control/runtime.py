@@ -39,6 +39,8 @@ from proxy.supervisor_link import Link, Message
 GUARD_S: Final = 1.0
 SWEEP_S: Final = 5.0
 LAG_S: Final = 1.0
+CONFIG_POLL_S: Final = 1.0
+"""Notifications are quicker, but an edit between the first look and the first notification has none."""
 SINK_PATIENCE_S: Final = 5.0
 
 _log = logging.getLogger(LOGGER_NAME)
@@ -239,7 +241,8 @@ class Runtime:
             del content_hash
             await self.reload("file")
 
-        await watch(configuration.path, changed, known=configuration.loaded.content_hash)
+        known = configuration.loaded.content_hash
+        await watch(configuration.path, changed, known=known, poll_s=CONFIG_POLL_S)
 
     def _start_sinks(self) -> None:
         settings = self.core.configuration.settings

@@ -68,6 +68,10 @@ class AnthropicCodec:
 
     def unary(self, envelope: Envelope, body: bytes) -> tuple[bytes, ReplyFacts]:
         facts = ReplyFacts()
+        if envelope.stream:
+            # Events are awaited: a completion in one piece would read as an empty answer.
+            facts.error_type = "invalid_reply"
+            return body, facts
         try:
             doc = orjson.loads(body)
         except orjson.JSONDecodeError:

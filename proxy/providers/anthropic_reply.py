@@ -213,6 +213,7 @@ class MessagesStreamDecoder(EventStreamDecoder):
             case "error":
                 body, kind, code = translate_error(doc.get("error"), "The upstream reported an error.")
                 self.facts.error_type, self.facts.error_code = kind, code
+                self.terminal = True
                 return b"data: " + body + b"\n\n"
             case _:
                 return b""

@@ -185,9 +185,10 @@ class ChatStreamDecoder(OpenAIStreamDecoder):
     def _read_special(self, doc: dict[str, Any]) -> None:
         facts = self.facts
         if not self._identified:
-            self._identified = True
             facts.response_id = text_of(doc.get("id")) or None
             facts.response_model = text_of(doc.get("model")) or None
+            # Azure opens with an event about the prompt, which names neither.
+            self._identified = facts.response_id is not None or bool(doc.get("choices"))
         if doc.get("error"):
             note_error(facts, doc["error"])
         usage = doc.get("usage")

@@ -14,6 +14,7 @@ import httpx
 import openai
 import orjson
 import pytest
+import uvloop
 from aiohttp import web
 
 from optimizer.log.node import StateDirectory
@@ -35,6 +36,13 @@ from proxy.config.resolver import SecretResolver
 from proxy.worker import Worker
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
+    """Workers run on uvloop in production, so their tests do too."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
 SECRET = "sk-planted-upstream-secret-0123456789"
 
 
@@ -244,7 +252,7 @@ class RawUpstream:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = re.search(rb"content-length: (\d+)", head)
+                length = re.search(rb"(?i)content-length: (\d+)", head)
                 body = await reader.readexactly(int(length.group(1))) if length else b""
                 self.heads.append(head)
                 self.bodies.append(body)
@@ -311,3 +319,36 @@ async def sdk(proxy: Proxy) -> AsyncIterator[openai.AsyncOpenAI]:
     """The official client, pointed at the proxy and otherwise as it comes; failures are not retried."""
     async with openai.AsyncOpenAI(base_url=proxy.url + "/v1", api_key="caller-key", max_retries=0) as client:
         yield client
+
+
+@pytest.fixture
+def reach(proxy: Proxy, shapes: TableShapes) -> Callable[..., None]:
+    """``reach(base_url, **settings)``: the only arm is now ``a``, at an upstream with these settings."""
+    version = 1
+
+    def point(url: str, **changes: Any) -> None:
+        nonlocal version
+        version += 1
+        table = shapes.table(url, version=version)
+        route = replace(table.routes[0], control=shapes.side(shapes.arm("a")))
+        proxy.publish(replace(table, routes=(route,), upstreams=(replace(table.upstreams[0], **changes),)))
+
+    return point
+
+
+@pytest.fixture
+def failure(request: pytest.FixtureRequest) -> Callable[..., Awaitable[tuple[int, str, str]]]:
+    """Sends a chat request that fails; gives status, code and message as told, once the event agrees."""
+
+    async def provoke(through: Proxy | None = None, **fields: Any) -> tuple[int, str, str]:
+        proxy: Proxy = through or request.getfixturevalue("proxy")
+        body = {"model": "chat", "messages": [{"role": "user", "content": "hi"}], **fields}
+        reply = await proxy.client.post("/v1/chat/completions", json=body)
+        error = reply.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        logged = await proxy.event()
+        assert (logged["outcome"], logged["error.type"]) == ("upstream_fault", error["code"])
+        assert logged["status"] == reply.status_code
+        return reply.status_code, error["code"], error["message"]
+
+    return provoke

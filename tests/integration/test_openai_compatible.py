@@ -185,12 +185,18 @@ def framed(content: bytes, draw: Random) -> bytes:
     return b"".join(parts) + b"0\r\n\r\n"
 
 
+CONTINUOUS = {"continuous_usage_stats": True}
+
+
 @pytest.mark.parametrize(
-    "options",
-    [None, {"include_usage": True}, {"include_usage": True, "continuous_usage_stats": True}],
-    ids=["no usage", "usage", "continuous"],
+    ("name", "options"),
+    [
+        *((name, None) for name in DIALECTS),
+        *((name, {"include_usage": True}) for name in DIALECTS),
+        ("vllm", CONTINUOUS),
+        ("vllm", CONTINUOUS | {"include_usage": True}),
+    ],
 )
-@pytest.mark.parametrize("name", DIALECTS)
 async def test_streams_are_what_the_server_itself_would_have_sent(raw_proxy, raw_upstream, name, options):
     """However the bytes are cut on their way, the caller gets those that a direct request gets, and usage is known."""
     dialect = DIALECTS[name]

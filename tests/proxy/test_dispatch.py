@@ -64,7 +64,12 @@ def _table(**changes: object) -> RoutingTable:
 
 
 async def _compile(table: RoutingTable) -> CompiledTable:
-    compiler = Compiler(make_pool=Pool, resolve_secret=lambda name: None, retire=lambda pool: pool.close())
+    compiler = Compiler(
+        make_pool=Pool,
+        resolve_secret=lambda name: None,
+        retire=lambda pool: pool.close(),
+        unit_secret=b"s" * 32,
+    )
     return compiler.compile(table)
 
 
@@ -247,7 +252,9 @@ async def test_logged_vector_and_propensity_agree(seed, weights):
 async def test_pools_survive_a_new_table_and_are_retired_when_their_upstream_goes():
     """A reload keeps connections of unchanged upstreams and closes those of removed ones."""
     retired: list[Pool] = []
-    compiler = Compiler(make_pool=Pool, resolve_secret=lambda name: None, retire=retired.append)
+    compiler = Compiler(
+        make_pool=Pool, resolve_secret=lambda name: None, retire=retired.append, unit_secret=b"s"
+    )
     first = compiler.compile(_table())
     second = compiler.compile(_table(version=2))
     third = compiler.compile(
