@@ -275,10 +275,17 @@ class Exchange:
 
     def client_gone(self) -> None:
         self._cancel()
-        if not self._recorded:
-            self._seen_at = perf_counter()
+        if self._recorded:
+            return
+        self._seen_at = perf_counter()
+        decoder = self._decoder
+        if decoder is not None and decoder.facts.error_type is not None:
+            # SDKs hang up on an error event: the failure is the upstream's, not the caller's choice.
+            decoder.estimate_usage()
+            self._record_read(decoder.facts)
+        else:
             self._record(events.CENSORED, 499, error="client_gone")
-            self._release()
+        self._release()
 
     def client_paused(self) -> None:
         if self.call is not None:

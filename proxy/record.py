@@ -26,6 +26,7 @@ _FIXED_FACTS = 1024
 # Bounds on what a client or an upstream named.
 _NAME_CHARS = 200
 _FINISH_REASONS = 16
+_USUAL_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter", "completed"))
 
 
 @dataclass(slots=True)
@@ -80,8 +81,7 @@ class Recorder:
         ending: Ending,
     ) -> float | None:
         """Append the event of a decided request; returns the cost in USD that it recorded, None when unknown."""
-        data = _ended(envelope.endpoint, table_version, timing, ending)
-        _asked(data, envelope)
+        data = _ended(envelope.endpoint, envelope, table_version, timing, ending)
         _decided(data, decision, envelope)
         _attempt(data, decision, timing, ending)
         cost = _facts(data, decision, facts)
@@ -105,9 +105,7 @@ class Recorder:
         ending: Ending,
     ) -> None:
         """Append the event of a request that was refused before anything was decided."""
-        data = _ended(endpoint, table_version, timing, ending)
-        if envelope is not None:
-            _asked(data, envelope)
+        data = _ended(endpoint, envelope, table_version, timing, ending)
         data |= {"route": None, "arm": None, "reason": "undecided"}
         self._count("", "", "", ending.outcome)
         self._append(request_id, timing, data)
@@ -116,7 +114,7 @@ class Recorder:
         self, request_id: str, *, upstream: str, table_version: int, timing: Timing, ending: Ending
     ) -> None:
         """Append the event of a request that was not optimized."""
-        data = _ended("other", table_version, timing, ending)
+        data = _ended("other", None, table_version, timing, ending)
         data |= {"route": None, "arm": None, "reason": "passthrough"}
         data["attempts"] = [_tried(None, upstream, data, ending, randomised=False)]
         self._count("", "", "", ending.outcome)
@@ -188,7 +186,9 @@ class Recorder:
         return vector_id
 
 
-def _ended(endpoint: str, table_version: int, timing: Timing, ending: Ending) -> dict[str, Any]:
+def _ended(
+    endpoint: str, envelope: Envelope | None, table_version: int, timing: Timing, ending: Ending
+) -> dict[str, Any]:
     """What the event of any request has."""
     data: dict[str, Any] = {
         "table_version": table_version,
@@ -207,12 +207,10 @@ def _ended(endpoint: str, table_version: int, timing: Timing, ending: Ending) ->
         data["upstream_request_id"] = ending.upstream_request_id
     if timing.upstream_ms is not None:
         data["upstream_ms"] = round(timing.upstream_ms, 3)
+    if envelope is not None:
+        data["requested_model"] = envelope.model[:_NAME_CHARS]
+        data["stream"] = envelope.stream
     return data
-
-
-def _asked(data: dict[str, Any], envelope: Envelope) -> None:
-    data["requested_model"] = envelope.model[:_NAME_CHARS]
-    data["stream"] = envelope.stream
 
 
 def _decided(data: dict[str, Any], decision: Decision, envelope: Envelope) -> None:
@@ -265,9 +263,10 @@ def _facts(data: dict[str, Any], decision: Decision, facts: ReplyFacts | None) -
     if facts.response_id is not None:
         data["gen_ai.response.id"] = facts.response_id[:_NAME_CHARS]
     if facts.finish_reasons:
-        data["gen_ai.response.finish_reasons"] = [
-            reason if is_word(reason) else "other" for reason in facts.finish_reasons[:_FINISH_REASONS]
-        ]
+        reasons = facts.finish_reasons[:_FINISH_REASONS]
+        if not _USUAL_REASONS.issuperset(reasons):
+            reasons = [reason if is_word(reason) else "other" for reason in reasons]
+        data["gen_ai.response.finish_reasons"] = reasons
     data["usage_source"] = facts.usage_source
     data["gen_ai.usage.input_tokens"] = facts.input_tokens
     data["gen_ai.usage.output_tokens"] = facts.output_tokens

@@ -200,6 +200,7 @@ class Supervisor:
                 *("--state-dir", str(self._state.path), "--host", listen.host, "--port", str(listen.port)),
                 *("--incarnation", str(self._state.allocate_incarnation())),
                 *("--log-level", listen.log_level),
+                *("--log-style", listen.log_style),
             )
 
         self._workers = [

@@ -286,9 +286,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--incarnation", type=int, required=True)
     parser.add_argument("--link-fd", type=int)
     parser.add_argument("--log-level", default="info")
+    parser.add_argument("--log-style", default="auto")
     options = parser.parse_args(arguments)
     _keep_freed_memory()
-    configure(level=options.log_level)
+    configure(level=options.log_level, style=options.log_style)
     return uvloop.run(_main(options))
 
 

@@ -280,6 +280,7 @@ class ClientConnection(asyncio.Protocol):
         if self._large and sum([len(n) + len(v) + 4 for n, v in headers]) > MAX_HEAD_BYTES:
             self._refuse("The upstream's reply head is too large.")
         self._head_done = self._delivered = True
+        call.body = b""  # it will not be sent again, and the reply may take minutes
         self._keep = keep = parser.should_keep_alive()
         if not keep:
             self._headers = headers

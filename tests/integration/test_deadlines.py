@@ -35,7 +35,7 @@ async def test_connect_deadline(failure, reach):
 
     assert (status, code) == (504, "upstream_timeout")
     assert "connect" in message
-    assert asyncio.get_running_loop().time() - began < 1.5
+    assert asyncio.get_running_loop().time() - began < 3
 
 
 @pytest.mark.parametrize("through", ["tls", "proxy"])
@@ -115,8 +115,8 @@ async def test_idle_deadline_in_a_stream(proxy, upstream, sdk, reach):
 
 async def test_a_slow_stream_is_not_an_idle_one(proxy, upstream, sdk, reach):
     """The idle deadline counts from the last byte: a stream may last longer than it."""
-    upstream.handler = drip(0.15, end=True)
-    reach(upstream.url, idle_s=0.3, first_byte_s=0.3)
+    upstream.handler = drip(0.2, end=True)
+    reach(upstream.url, idle_s=0.5, first_byte_s=0.5)
     parts = [part async for part in await sdk.chat.completions.create(**HELLO, stream=True)]
 
     assert len(parts) == 5

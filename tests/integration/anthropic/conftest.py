@@ -128,6 +128,10 @@ def objection(body: dict[str, Any]) -> str | None:
     return None
 
 
+# Of a scripted stream: bytes to send, seconds to pause, or what to wait for.
+Step = bytes | float | asyncio.Event
+
+
 @dataclass
 class MessagesServer:
     """``replies`` are served in turn, the last one for ever; ``status`` not 200 makes them errors."""
@@ -139,7 +143,7 @@ class MessagesServer:
     replies: list[dict[str, Any]] = field(default_factory=lambda: [message()])
     status: int = 200
     encoding: str = ""
-    stream: list[bytes | float] | None = None
+    stream: list[Step] | None = None
     cut: bool = False
     ignores_stream: bool = False
     piece_bytes: int = 0
@@ -191,8 +195,7 @@ class MessagesServer:
             headers["content-encoding"] = self.encoding
         return web.Response(body=payload, status=status, headers=headers)
 
-    async def streamed(self, request: web.Request, script: list[bytes | float]) -> web.StreamResponse:
-        """Numbers in the script are pauses in seconds."""
+    async def streamed(self, request: web.Request, script: list[Step]) -> web.StreamResponse:
         headers = {"content-type": "text/event-stream; charset=utf-8", "request-id": "req_011CSHoE"}
         packer = None
         if self.encoding:
@@ -203,6 +206,9 @@ class MessagesServer:
         for step in script:
             if isinstance(step, float):
                 await asyncio.sleep(step)
+                continue
+            if isinstance(step, asyncio.Event):
+                await step.wait()
                 continue
             data = step if packer is None else packer.compress(step) + packer.flush(zlib.Z_SYNC_FLUSH)
             size = self.piece_bytes or len(data)

@@ -146,18 +146,17 @@ async def test_a_stream_assembles_to_the_unary_answer(
 
 
 async def test_first_text_is_sent_on_at_once_and_pings_are_no_content(claude, messages, caller):
-    """Text reaches the caller while the provider still thinks; time to first token is the text's, not a ping's."""
-    whole = messages.events(messages.message(TEXT))
-    messages.stream = [b"".join(whole[:3]), 0.15, whole[3], 0.15, *whole[4:]]
-    loop = asyncio.get_running_loop()
-    times = [
-        loop.time()
-        async for part in await caller.ask(stream=True)
-        if part.choices and part.choices[0].delta.content
-    ]
+    """The caller has the first text before the second is written; time to first token is that text's, not a ping's."""
+    read = asyncio.Event()
+    whole = messages.events(messages.message())
+    messages.stream = [b"".join(whole[:3]), 0.15, whole[3], read, *whole[4:]]
+    texts = []
+    async for part in await caller.ask(stream=True):
+        if part.choices[0].delta.content:
+            texts.append(part.choices[0].delta.content)
+            read.set()
 
-    assert len(times) == 2
-    assert times[1] - times[0] > 0.1
+    assert len(texts) == 2
     logged = await claude.event()
     assert logged["ttft_ms"] >= 150
     assert logged["chunks"] == 2

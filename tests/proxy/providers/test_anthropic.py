@@ -526,7 +526,7 @@ def test_an_error_event_ends_the_answer_visibly():
     assert b"[DONE]" not in out
     assert (reader.facts.error_type, reader.facts.error_code) == ("server_error", "overloaded")
     assert not reader.complete
-    assert not reader.terminal
+    assert reader.terminal
 
 
 def test_a_broken_stream_stays_broken():
