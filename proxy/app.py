@@ -154,11 +154,13 @@ class DataPlane:
             request_id=request_id,
             envelope=envelope,
             decision=decision,
+            prepared=prepared,
             table_version=table.version,
+            started_ms=started_ms,
         )
         self.in_flight += 1
         responder.listener = exchange
-        exchange.begin(prepared)
+        exchange.begin()
 
     def _refuse(
         self,

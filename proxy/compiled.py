@@ -36,6 +36,7 @@ from proxy.providers.registry import CODECS
 CAPABILITIES = ("tools", "vision", "audio", "json_object", "json_schema")
 _DEFAULT_VARIANT = Variant(name="default", key="")
 _RESOLVE_CACHE = 4096
+_OPENINGS = 4096
 # A longer ``model`` is nobody's; it must neither be kept nor be matched.
 _LONGEST_NAME = 512
 
@@ -55,8 +56,22 @@ class UpstreamHandle:
     static: bytes
     missing: str | None
     passthrough_auth: bool
+
     base: bytes
     query: str
+    openings: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+
+    def opening(self, path: str) -> bytes:
+        """The beginning of a request head that is the same for every optimized request to ``path``."""
+        known = self.openings.get(path)
+        if known is None:
+            if len(self.openings) >= _OPENINGS:
+                self.openings.clear()
+            known = self.openings[path] = (
+                b"POST %b HTTP/1.1\r\n%b" % (path.encode("latin-1"), self.static)
+                + b"content-type: application/json\r\naccept-encoding: identity\r\nuser-agent: llm-optimizer\r\n"
+            )
+        return known
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ connection can be used again.
 
 import logging
 import zlib
-from time import perf_counter, time
+from time import perf_counter
 from typing import Protocol
 
 from optimizer import events
@@ -48,35 +48,23 @@ class Context(Protocol):
 class Exchange:
     """The state of one optimized request. Implements ``ReplySink`` and ``Listener``."""
 
-    __slots__ = (
-        "_aside",
-        "_bound",
-        "_decision",
-        "_decoder",
-        "_envelope",
-        "_first_at",
-        "_gaps",
-        "_inflate",
-        "_last_at",
-        "_late",
-        "_parts",
-        "_prepared",
-        "_recorded",
-        "_reply_headers",
-        "_request",
-        "_request_bytes",
-        "_responder",
-        "_seen_at",
-        "_sent_at",
-        "_shared",
-        "_size",
-        "_started_ms",
-        "_status",
-        "_streaming",
-        "_table_version",
-        "call",
-        "request_id",
-    )
+    # Defaults of the class: most requests never set most of these, and every one is created on the hot path.
+    call: Call | None = None
+    _head: crossing.ReplyHead = crossing.ReplyHead()
+    _decoder: StreamDecoder | None = None
+    _inflate: Inflater | None = None
+    _aside: Aside | None = None
+    _streaming = False
+    _recorded = False
+    _status = 0
+    _size = 0
+    _bound = 0
+    _late = 0
+    _sent_at = 0.0
+    _seen_at = 0.0
+    _first_at = 0.0
+    _last_at = 0.0
+    _gaps = 0
 
     def __init__(
         self,
@@ -87,7 +75,9 @@ class Exchange:
         request_id: str,
         envelope: Envelope,
         decision: Decision,
+        prepared: Prepared,
         table_version: int,
+        started_ms: int,
     ) -> None:
         self._shared = shared
         self._request = request
@@ -96,77 +86,53 @@ class Exchange:
         self._envelope = envelope
         self._decision = decision
         self._table_version = table_version
-        self._started_ms = int(time() * 1000)
-        self._status = 0
-        self._size = 0
-        self._parts: list[bytes] = []
-        self._reply_headers: list[tuple[bytes, bytes]] = []
-        self._decoder: StreamDecoder | None = None
-        self._inflate: Inflater | None = None
-        self._aside: Aside | None = None
-        self._streaming = False
-        self._recorded = False
+        self._started_ms = started_ms
         self._request_bytes = len(request.body)
-        self._bound = 0
-        self._late = 0
-        self._sent_at = 0.0
-        self._seen_at = 0.0
-        self._first_at = 0.0
-        self._last_at = 0.0
-        self._gaps = 0
-        self._prepared: Prepared | None = None
-        self.call: Call | None = None
-
-    def begin(self, prepared: Prepared) -> None:
-        """Send the prepared request upstream."""
         self._prepared = prepared
+        self._parts: list[bytes] = []
+
+    def begin(self) -> None:
+        """Send the prepared request upstream."""
+        prepared, request = self._prepared, self._request
         handle = self._decision.arm.handle
-        head = (
-            b"POST "
-            + prepared.path.encode("latin-1")
-            + b" HTTP/1.1\r\n"
-            + handle.static
-            + b"content-type: application/json\r\naccept-encoding: identity\r\nuser-agent: llm-optimizer\r\n"
-        )
+        head = handle.opening(prepared.path) + crossing.forwarded(request.headers)
         for name, value in prepared.headers:
             head += name + b": " + value + b"\r\n"
-        head += crossing.forwarded(self._request.headers)
         if handle.passthrough_auth:
-            authorization = self._request.headers.get(b"authorization")
+            authorization = request.headers.get(b"authorization")
             if authorization is not None:
                 head += b"authorization: " + authorization + b"\r\n"
-        head += b"content-length: %d\r\n\r\n" % len(prepared.body)
         self._sent_at = perf_counter()
-        self.call = handle.pool.send(head, prepared.body, self)
+        self.call = handle.pool.send(
+            b"%bcontent-length: %d\r\n\r\n" % (head, len(prepared.body)), prepared.body, self
+        )
 
     # What the upstream's connection reports.
 
     def reply_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._status = status
-        self._reply_headers = headers
+        self._head = head = crossing.ReplyHead(headers)
         if status != 200:
             self._bound = ERROR_BYTES
             return
         codec = self._decision.arm.handle.codec
-        kind = crossing.find(headers, b"content-type")
+        kind, encoding = head.content_type, head.encoding
         if kind is None:
-            kind = _EVENT_STREAM if self._envelope.stream else b"application/json"
-            self._reply_headers = [*headers, (b"content-type", kind)]
-        self._bound = _TRANSLATED_BYTES if codec.translates else self._shared.buffered_reply_bytes
-        encoding = crossing.find(headers, b"content-encoding")
-        compressed = encoding is not None and encoding.lower() != b"identity"
+            kind = head.content_type = _EVENT_STREAM if self._envelope.stream else b"application/json"
+        translates = codec.translates
+        self._bound = _TRANSLATED_BYTES if translates else self._shared.buffered_reply_bytes
         if kind[:17].lower() == _EVENT_STREAM:
             self._streaming = True
-            decoder = codec.stream(self._envelope, self._sent)
+            decoder = codec.stream(self._envelope, self._prepared)
             self._forget_prompt()
-            if compressed and not codec.translates:
+            if encoding is not None and not translates:
                 self._aside = Aside(encoding, decoder)
             else:
                 self._decoder = decoder
-        elif compressed and not codec.translates:
+        elif encoding is not None and not translates:
             self._aside = Aside(encoding, None)
-        if compressed and codec.translates:
-            self._decode_first(encoding or b"")
+        if encoding is not None and translates:
+            self._decode_first(encoding)
         if self._streaming or self._aside is not None:
             self._responder.start(200, self._head_block(), None)
 
@@ -365,22 +331,14 @@ class Exchange:
 
     def _end_error(self) -> None:
         self._seen_at = perf_counter()
-        headers = self._reply_headers
-        encoding = crossing.find(headers, b"content-encoding")
-        refusal = read_refusal(self._status, encoding, _joined(self._parts), self._decision.arm.handle)
-        self._record(refusal.outcome, refusal.status, error=refusal.word)
-        block = crossing.returned(
-            pair for pair in headers if pair[0] not in (b"content-type", b"content-encoding")
+        refusal = read_refusal(
+            self._status, self._head.encoding, _joined(self._parts), self._decision.arm.handle
         )
-        self._responder.reply(refusal.status, _JSON + block + self._ids_block(), refusal.body)
+        self._record(refusal.outcome, refusal.status, error=refusal.word)
+        self._responder.reply(refusal.status, _JSON + self._head.block + self._ids_block(), refusal.body)
         self._release()
 
     # Pieces.
-
-    @property
-    def _sent(self) -> Prepared:
-        assert self._prepared is not None
-        return self._prepared
 
     def _mark_content(self) -> None:
         now = perf_counter()
@@ -396,12 +354,12 @@ class Exchange:
             self._inflate = Inflater(encoding, limit=_TRANSLATED_BYTES)
         except KeyError:
             self._inflate = None
-        self._reply_headers = [pair for pair in self._reply_headers if pair[0] != b"content-encoding"]
+        self._head.encoding = None
 
     def _forget_prompt(self) -> None:
         """A stream may last for minutes; what was asked is needed no more once it is being answered."""
         envelope = self._envelope
-        self._request.body = envelope.raw = self._sent.body = b""
+        self._request.body = envelope.raw = self._prepared.body = b""
         envelope.doc = {name: envelope.doc[name] for name in _KEPT_MEMBERS if name in envelope.doc}
 
     def _break_off(self, fault: ProxyError) -> None:
@@ -427,14 +385,20 @@ class Exchange:
     def _ids_block(self, overhead_ms: float | None = None) -> bytes:
         if overhead_ms is None:
             overhead_ms = (self._sent_at - self._request.body_at) * 1000
-        return (
-            crossing.ids_block(self.request_id)
-            + self._decision.arm.block
-            + b"x-llm-optimizer-attempts: 1\r\nx-llm-optimizer-overhead-ms: %.3f\r\n" % overhead_ms
+        return b"%b%bx-llm-optimizer-attempts: 1\r\nx-llm-optimizer-overhead-ms: %.3f\r\n" % (
+            crossing.ids_block(self.request_id),
+            self._decision.arm.block,
+            overhead_ms,
         )
 
     def _head_block(self, overhead_ms: float | None = None) -> bytes:
-        return crossing.returned(self._reply_headers) + self._ids_block(overhead_ms)
+        head = self._head
+        block = b"content-type: %b\r\n%b%b" % (
+            head.content_type or b"application/json",
+            head.block,
+            self._ids_block(overhead_ms),
+        )
+        return block if head.encoding is None else block + b"content-encoding: %b\r\n" % head.encoding
 
     def _record(
         self, outcome: str, status: int, *, facts: ReplyFacts | None = None, error: str | None = None
@@ -466,7 +430,7 @@ class Exchange:
                 status=status,
                 error=error,
                 upstream_status=self._status or None,
-                upstream_request_id=crossing.upstream_request_id(self._reply_headers),
+                upstream_request_id=self._head.request_id,
                 request_bytes=self._request_bytes,
                 response_bytes=self._size,
             ),

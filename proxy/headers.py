@@ -34,8 +34,6 @@ _FORWARDED_RAW = (
 )
 _RETURNED = frozenset(
     (
-        b"content-type",
-        b"content-encoding",
         b"content-language",
         b"cache-control",
         b"retry-after",
@@ -47,6 +45,8 @@ _RETURNED = frozenset(
     )
 )
 _RETURNED_RAW = _RETURNED | {
+    b"content-type",
+    b"content-encoding",
     b"content-disposition",
     b"content-range",
     b"accept-ranges",
@@ -62,10 +62,50 @@ _RETURNED_RAW = _RETURNED | {
 _RATE_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-")
 _UPSTREAM_IDS = (b"x-request-id", b"request-id")
 _ID_BYTES = 200
+_PASS, _TYPE, _ENCODING, _ID = range(4)
+_RULES = {
+    **dict.fromkeys(_RETURNED, _PASS),
+    **dict.fromkeys(_UPSTREAM_IDS, _ID),
+    b"content-type": _TYPE,
+    b"content-encoding": _ENCODING,
+}
+_FORWARDED_NAMES = frozenset(_FORWARDED)
+
+
+class ReplyHead:
+    """What matters of an upstream's reply head. ``block`` is what the client sees besides type and encoding."""
+
+    __slots__ = ("block", "content_type", "encoding", "request_id")
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self.content_type: bytes | None = None
+        self.encoding: bytes | None = None
+        self.request_id: str | None = None
+        block = b""
+        for name, value in headers:
+            rule = _RULES.get(name)
+            if rule is None:
+                if name.startswith(_RATE_PREFIXES):
+                    block += b"%b: %b\r\n" % (name, value)
+            elif rule == _PASS:
+                block += b"%b: %b\r\n" % (name, value)
+            elif rule == _TYPE:
+                if self.content_type is None:
+                    self.content_type = value
+            elif rule == _ENCODING:
+                if value.lower() != b"identity":
+                    self.encoding = value
+            else:
+                block += b"x-llm-optimizer-upstream-request-id: %b\r\n" % value
+                if self.request_id is None:
+                    self.request_id = value[:_ID_BYTES].decode("latin-1")
+        self.block = block
 
 
 def forwarded(headers: Mapping[bytes, bytes]) -> bytes:
     """Block of client headers that an optimized request carries to its upstream."""
+    if _FORWARDED_NAMES.isdisjoint(headers):
+        return b""
     return b"".join([name + b": " + headers[name] + b"\r\n" for name in _FORWARDED if name in headers])
 
 
@@ -74,12 +114,11 @@ def forwarded_raw(headers: Mapping[bytes, bytes]) -> bytes:
     return b"".join([name + b": " + headers[name] + b"\r\n" for name in _FORWARDED_RAW if name in headers])
 
 
-def returned(headers: Iterable[tuple[bytes, bytes]], *, raw: bool = False) -> bytes:
-    """Block of upstream headers that the client gets to see."""
-    allowed = _RETURNED_RAW if raw else _RETURNED
+def returned_raw(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Block of upstream headers that the client of a pass-through request gets to see."""
     block = b""
     for name, value in headers:
-        if name in allowed or name.startswith(_RATE_PREFIXES):
+        if name in _RETURNED_RAW or name.startswith(_RATE_PREFIXES):
             block += name + b": " + value + b"\r\n"
         elif name in _UPSTREAM_IDS:
             block += b"x-llm-optimizer-upstream-request-id: " + value + b"\r\n"
@@ -89,7 +128,7 @@ def returned(headers: Iterable[tuple[bytes, bytes]], *, raw: bool = False) -> by
 def ids_block(request_id: str) -> bytes:
     """Our id, under our name and under the one that SDKs show."""
     rid = request_id.encode()
-    return b"x-request-id: " + rid + b"\r\nx-llm-optimizer-request-id: " + rid + b"\r\n"
+    return b"x-request-id: %b\r\nx-llm-optimizer-request-id: %b\r\n" % (rid, rid)
 
 
 def find(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:

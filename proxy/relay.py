@@ -97,7 +97,7 @@ class Relay:
         length = crossing.find(headers, b"content-length")
         self._responder.start(
             status,
-            crossing.returned(headers, raw=True) + self._ids,
+            crossing.returned_raw(headers) + self._ids,
             int(length) if length is not None else None,
         )
 
