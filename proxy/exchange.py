@@ -249,6 +249,10 @@ class Exchange:
             # SDKs hang up on an error event: the failure is the upstream's, not the caller's choice.
             decoder.estimate_usage()
             self._record_read(decoder.facts)
+        elif decoder is not None and decoder.complete:
+            # Some clients stop reading at the finish reason; the answer was whole.
+            decoder.estimate_usage()
+            self._record(events.COMPLETED, 200, facts=decoder.facts)
         else:
             self._record(events.CENSORED, 499, error="client_gone")
         self._release()

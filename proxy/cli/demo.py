@@ -1,7 +1,9 @@
 """``llm-optimizer demo``: watch the loop learn on simulated models, without any key."""
 
 import asyncio
+import shutil
 import sys
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -40,8 +42,20 @@ def demo(seconds: float, concurrency: int, seed: int, speed: float, keep: bool) 
         raise click.ClickException(
             f"the demo needs {error.name}: pip install 'llm-optimizer[demo]'"
         ) from error
-    plan = Plan(seconds=seconds, concurrency=concurrency, seed=seed, speed=speed, keep=keep)
+    plan = Plan(
+        seconds=seconds, concurrency=concurrency, seed=seed, speed=speed, keep=keep, program=_as_typed()
+    )
     try:
         asyncio.run(show(plan, Console(highlight=False), sys.stdin))
     except (DemoFailed, StageFailed) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _as_typed() -> str:
+    """How this command can be called from here: by its name, or by its path when it is not on the PATH."""
+    called = Path(sys.argv[0]).absolute()
+    found = shutil.which("llm-optimizer")
+    if called.name != "llm-optimizer" or (found is not None and Path(found).absolute() == called):
+        return "llm-optimizer"
+    here = Path.cwd()
+    return str(called.relative_to(here) if called.is_relative_to(here) else called)

@@ -32,13 +32,17 @@ class DemoFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How the demo is run. ``speed`` divides the simulated delays, ``keep`` leaves the proxy running."""
+    """How the demo is run. ``speed`` divides the simulated delays, ``keep`` leaves the proxy running.
+
+    ``program`` is how the command can be called from here.
+    """
 
     seconds: float = 60.0
     concurrency: int = 12
     seed: int = 7
     speed: float = 1.5
     keep: bool = False
+    program: str = "llm-optimizer"
 
 
 async def show(plan: Plan, console: Console, keyboard: TextIO | None) -> None:
@@ -78,10 +82,10 @@ async def _act(plan: Plan, console: Console, keyboard: TextIO | None) -> None:
         frame = await _play(plan, console, profiles, built)
         summary(console, frame)
         if plan.keep or await _wants_more(console, keyboard):
-            what_next(console, built.base_url, is_running=True)
+            what_next(console, built.base_url, program=plan.program, is_running=True)
             console.print("\nCtrl-C ends it.")
             await asyncio.Event().wait()
-        what_next(console, built.base_url, is_running=False)
+        what_next(console, built.base_url, program=plan.program, is_running=False)
 
 
 async def _play(plan: Plan, console: Console, profiles: Sequence[ModelProfile], built: Stage) -> Frame:

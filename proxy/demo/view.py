@@ -169,7 +169,7 @@ def summary(console: Console, frame: Frame) -> None:
     console.print(_saving_text(tally.saving(lately=True), lately=True), soft_wrap=True)
 
 
-def what_next(console: Console, base_url: str, *, is_running: bool) -> None:
+def what_next(console: Console, base_url: str, *, program: str, is_running: bool) -> None:
     """How to go on: by hand against the running proxy, or with a real configuration."""
     if is_running:
         console.print(f"\nThe proxy is running at {base_url}/v1 and goes on learning. Try:\n")
@@ -182,9 +182,12 @@ def what_next(console: Console, base_url: str, *, is_running: bool) -> None:
     else:
         console.print("\nNext:\n")
         lines = (
-            "  llm-optimizer demo --keep                  leaves the proxy running for curl",
-            "  llm-optimizer simulate-upstream            the simulated models alone, for your staging",
-            "  llm-optimizer serve --config config.yaml   the real thing; base_url http://localhost:8080/v1",
+            f"  {program} demo --keep",
+            "      leaves the proxy running for curl",
+            f"  {program} simulate-upstream",
+            "      the simulated models alone, for your staging",
+            f"  {program} serve --config config.yaml",
+            "      the real thing; applications set base_url to http://localhost:8080/v1",
         )
     for text in lines:
         console.print(text, markup=False, soft_wrap=True)

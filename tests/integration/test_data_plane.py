@@ -560,3 +560,25 @@ async def test_large_reply_is_relayed_and_still_counted(proxy, upstream, shapes)
     assert reply.json()["choices"][0]["message"]["content"] == text
     assert "x-llm-optimizer-cost-usd" not in reply.headers
     assert (await proxy.event())["cost_usd"] == pytest.approx(20e-6)
+
+
+async def test_leaving_after_the_finish_reason_is_a_complete_answer(proxy, upstream):
+    """A client that does not wait for [DONE] has its answer: completed, not censored."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(sse(chunk("whole"), chunk(None, "stop")))
+        await asyncio.sleep(30)
+        return response
+
+    upstream.handler = handler
+    async with proxy.client.stream("POST", CHAT, json=HELLO | {"stream": True}) as reply:
+        async for piece in reply.aiter_raw():
+            if b'"stop"' in piece:
+                break
+
+    await asyncio.wait_for(upstream.gone.wait(), 5)
+    event = await proxy.event()
+    assert (event["outcome"], event["status"]) == ("completed", 200)
+    assert event["gen_ai.response.finish_reasons"] == ["stop"]
