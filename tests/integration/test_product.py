@@ -142,7 +142,10 @@ async def test_an_application_that_changed_its_base_url_is_optimized(tmp_path):
 
         async def converged() -> bool:
             arms = (await http.get("/api/v1/arms")).json()["arms"]
-            return {arm["arm"]: arm["probability"] for arm in arms}["good"] > 0.9
+            health = (await http.get("/health/detailed")).json()
+            used = [worker["table_version"] for worker in health["workers"].values()]
+            in_use = used == [health["table"]["version"]]  # the worker has acknowledged it
+            return in_use and {arm["arm"]: arm["probability"] for arm in arms}["good"] > 0.9
 
         await _until(converged)
         shares = Counter([await once(False) for _ in range(60)])
