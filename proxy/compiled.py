@@ -92,7 +92,7 @@ class CompiledArm:
 class CompiledSide:
     """Arms, selector and the masks from which eligibility is intersected. Bit i stands for arm i.
 
-    ``fixed_facts`` is the recorder's: serialized facts by (arm, mask, endpoint, baseline).
+    ``fixed_facts`` is the recorder's: serialized facts by how a request was decided.
     """
 
     name: str
@@ -111,9 +111,7 @@ class CompiledSide:
     same_vectors: int
     upstream_masks: Mapping[str, int]
     passthrough: int
-    fixed_facts: dict[tuple[int, int, str, int], bytes] = field(
-        default_factory=dict, compare=False, repr=False
-    )
+    fixed_facts: dict[tuple[object, ...], bytes] = field(default_factory=dict, compare=False, repr=False)
 
     def index_of(self, name: str) -> int | None:
         """Arm by id, else the first arm of a model of that name."""

@@ -81,16 +81,17 @@ class Recorder:
         ending: Ending,
     ) -> float | None:
         """Append the event of a decided request; returns the cost in USD that it recorded, None when unknown."""
-        data = _ended(envelope.endpoint, envelope, table_version, timing, ending)
+        data = _ended(table_version, timing, ending)
+        data["requested_model"] = envelope.model[:_NAME_CHARS]
         _decided(data, decision, envelope)
         _attempt(data, decision, timing, ending)
-        cost = _facts(data, decision, facts)
+        cost = _facts(data, decision, envelope.endpoint, facts)
         arm, route = decision.arm, decision.route
         self._count("" if route.plain else route.name, arm.id, decision.side.name, ending.outcome)
         if len(decision.side.arms) > events.INLINE_VECTOR_ARMS:
             data["vector"] = self._vector(decision, timing.started_ms)
         # What is the same for every request of this arm was serialized once; the rest joins it as bytes.
-        fixed = self._fixed(decision, envelope.endpoint)
+        fixed = self._fixed(decision, envelope)
         self._append(request_id, timing, orjson.Fragment(fixed + orjson.dumps(data)[1:]))
         return cost
 
@@ -105,8 +106,10 @@ class Recorder:
         ending: Ending,
     ) -> None:
         """Append the event of a request that was refused before anything was decided."""
-        data = _ended(endpoint, envelope, table_version, timing, ending)
-        data |= {"route": None, "arm": None, "reason": "undecided"}
+        data = _ended(table_version, timing, ending)
+        data |= {"route": None, "arm": None, "reason": "undecided", "endpoint": endpoint}
+        if envelope is not None:
+            data |= {"requested_model": envelope.model[:_NAME_CHARS], "stream": envelope.stream}
         self._count("", "", "", ending.outcome)
         self._append(request_id, timing, data)
 
@@ -114,8 +117,8 @@ class Recorder:
         self, request_id: str, *, upstream: str, table_version: int, timing: Timing, ending: Ending
     ) -> None:
         """Append the event of a request that was not optimized."""
-        data = _ended("other", None, table_version, timing, ending)
-        data |= {"route": None, "arm": None, "reason": "passthrough"}
+        data = _ended(table_version, timing, ending)
+        data |= {"route": None, "arm": None, "reason": "passthrough", "endpoint": "other"}
         data["attempts"] = [_tried(None, upstream, data, ending, randomised=False)]
         self._count("", "", "", ending.outcome)
         self._append(request_id, timing, data)
@@ -124,10 +127,21 @@ class Recorder:
         ended_ms = timing.started_ms + int(timing.duration_ms)
         self._log.append(encode(request_id, events.REQUEST, self._source, ended_ms, data))
 
-    def _fixed(self, decision: Decision, endpoint: str) -> bytes:
-        """The opening of ``data``, up to a comma: facts that depend on arm, eligible set and endpoint alone."""
+    def _fixed(self, decision: Decision, envelope: Envelope) -> bytes:
+        """The opening of ``data``, up to a comma: what is the same for all requests decided this way."""
         side, arm = decision.side, decision.arm
-        key = (arm.index, decision.mask, endpoint, decision.baseline)
+        key = (
+            arm.index,
+            decision.mask,
+            envelope.endpoint,
+            envelope.stream,
+            decision.baseline,
+            decision.reason,
+            decision.unit,
+            decision.side_probability,
+            decision.guard_lost,
+            decision.route.rollout,
+        )
         known = side.fixed_facts.get(key)
         if known is not None:
             return known
@@ -143,7 +157,15 @@ class Recorder:
             "variant_key": arm.arm.variant_key,
             "selector": side.selector.selector_id,
             "policy": side.policy,
-            "gen_ai.operation.name": endpoint,
+            "side_probability": decision.side_probability,
+            "rollout": decision.route.rollout,
+            "propensity": decision.propensity,
+            "reason": decision.reason,
+            "randomised": decision.randomised,
+            "unit": decision.unit,
+            "endpoint": envelope.endpoint,
+            "stream": envelope.stream,
+            "gen_ai.operation.name": envelope.endpoint,
             "gen_ai.provider.name": arm.handle.codec.name,
             "gen_ai.request.model": arm.model.model_id,
             "price_version": arm.price.version if arm.price is not None else None,
@@ -151,6 +173,8 @@ class Recorder:
         if not plain and len(side.arms) <= events.INLINE_VECTOR_ARMS:
             data["arms"] = side.ids
             data["probabilities"] = side.selector.vector(decision.mask)
+        if decision.guard_lost:
+            data["guard_lost"] = True
         if len(side.fixed_facts) >= _FIXED_FACTS:
             side.fixed_facts.clear()
         encoded = side.fixed_facts[key] = orjson.dumps(data)[:-1] + b","
@@ -186,13 +210,10 @@ class Recorder:
         return vector_id
 
 
-def _ended(
-    endpoint: str, envelope: Envelope | None, table_version: int, timing: Timing, ending: Ending
-) -> dict[str, Any]:
+def _ended(table_version: int, timing: Timing, ending: Ending) -> dict[str, Any]:
     """What the event of any request has."""
     data: dict[str, Any] = {
         "table_version": table_version,
-        "endpoint": endpoint,
         "outcome": ending.outcome,
         "status": ending.status,
         "started_ms": timing.started_ms,
@@ -207,21 +228,10 @@ def _ended(
         data["upstream_request_id"] = ending.upstream_request_id
     if timing.upstream_ms is not None:
         data["upstream_ms"] = round(timing.upstream_ms, 3)
-    if envelope is not None:
-        data["requested_model"] = envelope.model[:_NAME_CHARS]
-        data["stream"] = envelope.stream
     return data
 
 
 def _decided(data: dict[str, Any], decision: Decision, envelope: Envelope) -> None:
-    data["side_probability"] = decision.side_probability
-    data["rollout"] = decision.route.rollout
-    if decision.guard_lost:
-        data["guard_lost"] = True
-    data["propensity"] = decision.propensity
-    data["reason"] = decision.reason
-    data["randomised"] = decision.randomised
-    data["unit"] = decision.unit
     if decision.unit_hash:
         data["unit_hash"] = decision.unit_hash
     if decision.mask != decision.side.full:
@@ -252,7 +262,7 @@ def _tried(
     }
 
 
-def _facts(data: dict[str, Any], decision: Decision, facts: ReplyFacts | None) -> float | None:
+def _facts(data: dict[str, Any], decision: Decision, endpoint: str, facts: ReplyFacts | None) -> float | None:
     if facts is None:
         data["usage_source"] = "none"
         data["cost_usd"] = None
@@ -281,7 +291,7 @@ def _facts(data: dict[str, Any], decision: Decision, facts: ReplyFacts | None) -
     price = decision.arm.price
     cost = cost_usd(price, facts) if price is not None else None
     data["cost_usd"] = cost
-    if data["outcome"] == events.COMPLETED and data["endpoint"] != EMBEDDINGS:
+    if data["outcome"] == events.COMPLETED and endpoint != EMBEDDINGS:
         data["signals"] = _signals(facts)
     return cost
 

@@ -17,6 +17,7 @@ from proxy.http1.responder import HttpResponder, Line
 from proxy.http1.server_state import ServerState
 
 _STREAM = BodyMode.STREAM
+_MANY_PIECES = 256
 _CHUNK_OVERHEAD_BYTES = 64 * 1024
 _CHUNK_OVERHEAD_FACTOR = 8  # a chunk of one byte takes six
 
@@ -47,12 +48,13 @@ class RequestReader:
     """
 
     __slots__ = (
-        "_body",
         "_expected",
+        "_gathered",
         "_headers",
         "_mode",
         "_parser",
         "_peer",
+        "_pieces",
         "_received",
         "_receiver",
         "_refusal",
@@ -77,7 +79,8 @@ class RequestReader:
         self.fed = 0  # bytes since the current message began
         self._received = 0  # body bytes of the current message
         self._expected = 0  # its content-length; -1 when chunked
-        self._body: bytes | bytearray = b""
+        self._pieces: list[bytes] = []
+        self._gathered = bytearray()
         self._mode = BodyMode.BUFFER
         self._verdict: ProxyError | None = None
         self._refusal: ProxyError | None = None
@@ -154,13 +157,12 @@ class RequestReader:
             if self.incoming is not None:
                 self._receiver.stream_body(self.incoming, data)
             return
-        body = self._body
-        if not body:
-            self._body = data
-        elif isinstance(body, bytearray):
-            body += data
-        else:
-            self._body = bytearray(body) + data
+        pieces = self._pieces
+        pieces.append(data)
+        if len(pieces) >= _MANY_PIECES:
+            # Joining once is cheapest, but a body in tiny chunks must not cost an object per chunk.
+            self._gathered += b"".join(pieces)
+            pieces.clear()
 
     def on_message_complete(self) -> None:
         """llhttp callback."""
@@ -179,15 +181,20 @@ class RequestReader:
                 streaming.body_open = False
                 self._receiver.stream_end(streaming)
             return
-        body = self._body
-        if body:
-            request.body = body if isinstance(body, bytes) else bytes(body)
-            self._body = b""
+        pieces = self._pieces
+        if pieces or self._gathered:
+            request.body = pieces[0] if len(pieces) == 1 and not self._gathered else self._joined()
+            pieces.clear()
         responder = HttpResponder(self._receiver, request, not self.last)
         if self._verdict is not None:
             responder.verdict = self._verdict
             self._verdict = None
         self._receiver.request_ready(responder)
+
+    def _joined(self) -> bytes:
+        body = b"".join((self._gathered, *self._pieces))
+        self._gathered = bytearray()
+        return body
 
     def _accept(self) -> None:
         """Check the head, ask the application what to do with the body."""
