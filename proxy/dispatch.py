@@ -11,7 +11,7 @@ from hashlib import blake2b
 from optimizer.routing import EMBEDDINGS
 from proxy.compiled import CompiledArm, CompiledRoute, CompiledSide, CompiledTable
 from proxy.envelope import Envelope
-from proxy.errors import ClientFault, ModelNotFound, Unavailable
+from proxy.errors import ClientFault, ModelNotFound, ProxyError, Unavailable
 from proxy.headers import PIN
 
 _TWO_POW_64 = 2.0**64
@@ -56,8 +56,8 @@ def decide(
 
     Raises:
         ModelNotFound: If ``model`` selects nothing.
-        ClientFault: If a pin names no arm of the route.
-        Unavailable: If no arm can serve the request, with the reason of each.
+        ClientFault: If a pin names no arm of the route, or no arm can do what is asked; with the reasons.
+        Unavailable: If arms that might serve the request are not available now.
     """
     route = table.resolve(envelope.model)
     if route is None:
@@ -67,7 +67,7 @@ def decide(
     pin = headers.get(PIN)
     if pin is not None:
         drawn = side
-        side, index = _pinned(route, side, pin)
+        side, index = _pinned(route, side, pin, guarded)
         if side is not drawn:
             side_probability, guard_lost = 1.0, False
         baseline = _baseline(route, side, envelope)
@@ -156,9 +156,9 @@ def _draw_side(
     return candidate, route.fraction, False
 
 
-def _pinned(route: CompiledRoute, side: CompiledSide, pin: bytes) -> tuple[CompiledSide, int]:
+def _pinned(route: CompiledRoute, side: CompiledSide, pin: bytes, guarded: bool) -> tuple[CompiledSide, int]:
     name = pin.decode("latin-1")
-    for choice in (side, route.control, route.candidate):
+    for choice in (side, route.control, route.candidate if guarded else None):
         if choice is not None:
             index = choice.index_of(name)
             if index is not None:
@@ -175,18 +175,12 @@ def _eligible(route: CompiledRoute, side: CompiledSide, envelope: Envelope, base
     mask = side.available & side.endpoint_masks[envelope.endpoint]
     for need in envelope.needs:
         mask &= side.capability_masks[need]
-    room = envelope.input_tokens_estimate + (envelope.max_output_tokens or _REPLY_ROOM_TOKENS)
-    if room > side.smallest_context:
-        for index, limit in enumerate(side.context_limits):
-            if limit is not None and room > limit:
-                mask &= ~(1 << index)
     if route.plain:
         return mask, "plain"
     if side.passthrough:
         # The caller's own credential belongs to one origin, and ours must not stand in for it elsewhere.
         own = side.upstream_masks[side.arms[baseline].model.upstream]
         mask &= own if side.passthrough >> baseline & 1 else ~side.passthrough
-    reason = "bandit"
     if envelope.endpoint == EMBEDDINGS:
         # Vectors of different models can't be compared, so the model never changes.
         chosen = side.arms[baseline].model.model_id
@@ -195,15 +189,29 @@ def _eligible(route: CompiledRoute, side: CompiledSide, envelope: Envelope, base
             if baseline == side.baseline
             else sum(1 << arm.index for arm in side.arms if arm.model.model_id == chosen)
         )
-        mask &= same
-        reason = "embeddings"
-    elif envelope.stateful:
+        return _fitting(side, envelope, mask & same), "embeddings"
+    if envelope.stateful:
         home = route.home or side.arms[side.baseline].model.upstream
-        mask &= side.upstream_masks.get(home, 0)
-        reason = "home" if mask.bit_count() <= 1 else "bandit"
-    elif mask.bit_count() == 1:
-        reason = "single"
-    return mask, reason
+        mask = _fitting(side, envelope, mask & side.upstream_masks.get(home, 0))
+        return mask, "home" if mask.bit_count() <= 1 else "bandit"
+    mask = _fitting(side, envelope, mask)
+    return mask, "single" if mask.bit_count() == 1 else "bandit"
+
+
+def _fitting(side: CompiledSide, envelope: Envelope, mask: int) -> int:
+    """The arms of ``mask`` whose context window holds the request.
+
+    The size is an estimate, so nothing is refused for it: when none seems large enough, the largest may try.
+    """
+    room = envelope.input_tokens_estimate + (envelope.max_output_tokens or _REPLY_ROOM_TOKENS)
+    if room <= side.smallest_context:
+        return mask
+    limits = [(1 << index, limit or room) for index, limit in enumerate(side.context_limits)]
+    fits = sum(bit for bit, limit in limits if limit >= room) & mask
+    if fits or not mask:
+        return fits
+    largest = max(limit for bit, limit in limits if bit & mask)
+    return sum(bit for bit, limit in limits if limit == largest) & mask
 
 
 def _why_not(side: CompiledSide, arm: CompiledArm, envelope: Envelope, reason: str) -> str:
@@ -226,10 +234,14 @@ def _why_not(side: CompiledSide, arm: CompiledArm, envelope: Envelope, reason: s
     return "embeddings keep their model" if envelope.endpoint == EMBEDDINGS else "not the home upstream"
 
 
-def _unavailable(side: CompiledSide, envelope: Envelope, mask: int) -> Unavailable:
+def _unavailable(side: CompiledSide, envelope: Envelope, mask: int) -> ProxyError:
+    """Whether trying again can help: not if every arm is there and none can do what is asked."""
     reasons = "; ".join(
         f"{arm.id}: {_why_not(side, arm, envelope, 'bandit')}"
         for arm in side.arms[:_LISTED_ARMS]
         if mask >> arm.index & 1
     )
-    return Unavailable(f"No arm of {envelope.model[:200]!r} can serve this request. {reasons}", param="model")
+    message = f"No arm of {envelope.model[:200]!r} can serve this request. {reasons}"
+    if mask & side.available == mask:
+        return ClientFault(message, param="model", code="unsupported_by_route")
+    return Unavailable(message, param="model")

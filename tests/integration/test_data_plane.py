@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 CHAT = "/v1/chat/completions"
+IMAGE = [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]
 HELLO = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -148,11 +149,14 @@ async def test_sticky_units_keep_their_arm(proxy, upstream, shapes, sticky):
 
 
 async def test_arms_that_lack_a_capability_are_not_eligible(proxy, upstream, shapes):
-    """Tools go only to arms that have them, the context must fit, and the log says why."""
+    """Tools go only to arms that have them, long prompts where they fit, and the log says why."""
     table = shapes.table(
         upstream.url,
         version=2,
-        models=(shapes.model("a", capabilities=frozenset()), shapes.model("b", context_tokens=50)),
+        models=(
+            shapes.model("a", capabilities=frozenset()),
+            shapes.model("b", context_tokens=50, capabilities=frozenset(("tools",))),
+        ),
     )
     proxy.publish(table)
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
@@ -161,12 +165,13 @@ async def test_arms_that_lack_a_capability_are_not_eligible(proxy, upstream, sha
         CHAT, json={"model": "chat", "messages": [{"role": "user", "content": "x" * 4000}]}
     )
     neither = await proxy.client.post(
-        CHAT, json={"model": "chat", "tools": tools, "messages": [{"role": "user", "content": "x" * 4000}]}
+        CHAT, json=HELLO | {"tools": tools, "messages": [{"role": "user", "content": IMAGE}]}
     )
 
     assert with_tools.headers["x-llm-optimizer-arm"] == "b"
     assert long.headers["x-llm-optimizer-arm"] == "a"
-    assert neither.status_code == 503
+    assert neither.status_code == 400
+    assert neither.json()["error"]["code"] == "unsupported_by_route"
     assert "lacks tools" in neither.json()["error"]["message"]
     event = await proxy.event()
     assert event["filtered"] == {"a": "lacks tools"}

@@ -214,7 +214,7 @@ async def test_endpoints_that_an_arm_does_not_speak_make_it_ineligible():
 
     assert decision.arm.id == "a"
     assert filtered_reasons(decision, parse("completions", raw)) == {"d": "does not speak completions"}
-    with pytest.raises(Unavailable, match="does not speak responses"):
+    with pytest.raises(ClientFault, match="does not speak responses"):
         _go(table, orjson.dumps({"model": "d", "input": "x"}), endpoint="responses")
 
 
@@ -274,3 +274,43 @@ async def test_the_callers_own_credential_stays_with_its_upstream(asked, allowed
     table = await _compile(_table(upstreams=(first, _table().upstreams[1]), routes=(route,)))
 
     assert {_go(table, _chat(asked), u=u / 20).arm.id for u in range(20)} == allowed
+
+
+async def test_no_request_is_refused_for_an_estimated_size():
+    """Arms whose window fits win; when none seems to fit, the largest window may try."""
+    models = (
+        Model("a", "one", "a-id", "a", context_tokens=1_000),
+        Model("b", "one", "b-id", "b", context_tokens=5_000),
+        Model("c", "two", "c-id", "c", context_tokens=5_000),
+    )
+    table = await _compile(_table(models=models))
+
+    def reached(size: int) -> set[str]:
+        raw = orjson.dumps({"model": "r", "messages": [{"role": "user", "content": "x" * size}]})
+        return {_go(table, raw, u=u / 20).arm.id for u in range(20)}
+
+    assert reached(100) == {"a", "b", "c"}
+    assert reached(8_000) == {"b", "c"}
+    assert reached(80_000) == {"b", "c"}
+
+
+async def test_arms_that_are_away_are_worth_another_try():
+    """An arm without its key is a 503; capabilities that nobody has are a 400."""
+    upstreams = (replace(_table().upstreams[0], auth="key", secret="env:X"), _table().upstreams[1])
+    route = Route(name="r", control=_side("a"), salt="s")
+
+    with pytest.raises(Unavailable, match="env:X"):
+        _go(await _compile(_table(upstreams=upstreams, routes=(route,))))
+
+
+async def test_a_pin_does_not_reach_an_unguarded_candidate():
+    """No guard, no canary, not even by name."""
+    route = Route(
+        name="r", control=_side("a"), candidate=_side("b"), candidate_fraction=0.5, rollout="ro", salt="s"
+    )
+    table = await _compile(_table(routes=(route,)))
+    pin = {b"x-llm-optimizer-pin": b"b"}
+
+    assert _go(table, headers=pin, u=0.9).arm.id == "b"
+    with pytest.raises(ClientFault, match="no arm of route"):
+        _go(table, headers=pin, u=0.9, guarded=False)
