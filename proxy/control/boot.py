@@ -40,7 +40,7 @@ class Options:
     log_style: str | None
 
 
-_NICENESS = 5
+_NICENESS = 10
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
