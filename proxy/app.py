@@ -4,6 +4,7 @@ Implements ``proxy.http1.messages.Application``. Everything is synchronous; a ha
 once or hands the request to an ``Exchange`` or a ``Relay``. One table is read per request.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from time import perf_counter, time
 from typing import Protocol
@@ -23,6 +24,9 @@ from proxy.http1.messages import BodyMode, Request, Responder
 from proxy.passthrough import check_method, check_path, pass_through
 from proxy.record import Ending, Recorder, Timing
 from proxy.refusal import outcome_of_fault
+from proxy.turn import Turn
+
+_log = logging.getLogger("llm_optimizer.app")
 
 JSON = b"content-type: application/json\r\n"
 OPTIMIZED: Mapping[str, str] = {
@@ -67,8 +71,10 @@ class DataPlane:
         admin: AdminPlane,
         feedback: Feedback,
         uniform: Callable[[], float],
+        turn: Turn,
     ) -> None:
         self.recorder = recorder
+        self.turn = turn
         self.table: CompiledTable | None = None
         self.guarded = False
         self.draining = False
@@ -98,7 +104,7 @@ class DataPlane:
         path = request.path
         endpoint = OPTIMIZED.get(path)
         if endpoint is not None and request.method == "POST":
-            self._optimize(endpoint, request, responder)
+            self.turn.do(self._begin, endpoint, request, responder)
             return
         if self._admin.owns(path):
             self._admin.forward(request, responder)
@@ -124,6 +130,17 @@ class DataPlane:
     def finished(self) -> None:
         """A request has recorded its event and needs nothing more."""
         self.in_flight -= 1
+
+    def _begin(self, endpoint: str, request: Request, responder: Responder) -> None:
+        if responder.gone:
+            return
+        try:
+            self._optimize(endpoint, request, responder)
+        except Exception:  # noqa: BLE001  # whatever it is, the caller must not wait for ever
+            _log.exception("a request could not be begun")
+            if not responder.started:
+                fault = ProxyError("Internal error.")
+                responder.reply(fault.status, JSON, fault.body())
 
     def _optimize(self, endpoint: str, request: Request, responder: Responder) -> None:
         table = self.table

@@ -23,6 +23,7 @@ from proxy.inflate import Inflater, TooLarge
 from proxy.providers.base import EVENT_TOO_LARGE, Prepared, ReplyFacts, StreamDecoder
 from proxy.record import Ending, Recorder, Timing
 from proxy.refusal import ERROR_BYTES, first_word, outcome_of_fault, read_refusal
+from proxy.turn import Turn
 
 _JSON = b"content-type: application/json\r\n"
 _EVENT_STREAM = b"text/event-stream"
@@ -40,6 +41,7 @@ class Context(Protocol):
     """What every exchange of a worker shares."""
 
     recorder: Recorder
+    turn: Turn
     buffered_reply_bytes: int
 
     def finished(self) -> None: ...
@@ -181,6 +183,7 @@ class Exchange:
         if self._status != 200:
             # What was said so far has to do; the rest is not worth the wait.
             self._cancel()
+            self._seen_at = perf_counter()
             self._end_error()
         elif self._decision.arm.handle.codec.translates:
             self._break_off(ProtocolFault(f"The upstream's reply is over the bound of {self._bound} bytes."))
@@ -197,6 +200,13 @@ class Exchange:
 
     def reply_end(self) -> None:
         self.call = None
+        self._seen_at = perf_counter()
+        if self._decoder is None and self._aside is None:
+            self._shared.turn.do(self._finish)
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
         if self._recorded:
             return
         try:
@@ -285,7 +295,6 @@ class Exchange:
             self._end_error()
 
     def _end_unary(self) -> None:
-        self._seen_at = perf_counter()
         codec = self._decision.arm.handle.codec
         try:
             body, facts = codec.unary(self._envelope, _joined(self._parts))
@@ -334,7 +343,6 @@ class Exchange:
             self._record(events.UPSTREAM_FAULT, 200, facts=facts, error=error)
 
     def _end_error(self) -> None:
-        self._seen_at = perf_counter()
         refusal = read_refusal(
             self._status, self._head.encoding, _joined(self._parts), self._decision.arm.handle
         )

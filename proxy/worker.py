@@ -35,6 +35,7 @@ from proxy.http1.server import Server
 from proxy.logs import configure
 from proxy.record import Recorder
 from proxy.supervisor_link import Link, Message
+from proxy.turn import Turn
 from proxy.worker_stats import OutcomeCounts, process_facts
 
 ROLE = "worker"
@@ -86,6 +87,7 @@ class Worker:
             admin=admin,
             feedback=FeedbackEndpoint(log=self._writer, source=self._source, key=state.id_key, admin=admin),
             uniform=Random(uniform_seed).random,  # noqa: S311 - draws of a bandit, not secrets
+            turn=Turn(loop.call_soon),
         )
         self._retired: list[Pool] = []
         self._compiler = Compiler(

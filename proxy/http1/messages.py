@@ -93,6 +93,11 @@ class Responder(Protocol):
     listener: Listener | None
     started: bool
 
+    @property
+    def gone(self) -> bool:
+        """Whether nobody is left to answer: the client went away, or the reply is complete."""
+        ...
+
     def reply(self, status: int, headers: bytes, body: bytes) -> None:
         """Send a whole reply."""
 

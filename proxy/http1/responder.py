@@ -77,6 +77,11 @@ class HttpResponder:
         self._framing = _LENGTH
         self._left = 0
 
+    @property
+    def gone(self) -> bool:
+        """Whether nobody is left to answer."""
+        return self.line is None
+
     def reply(self, status: int, headers: bytes, body: bytes) -> None:
         """Send a whole reply: head and body in one write unless the body is large."""
         line = self.line
