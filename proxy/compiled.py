@@ -6,7 +6,7 @@ change between two tables are carried over, connection pools above all.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import translate
 from hashlib import blake2b
@@ -370,29 +370,28 @@ def _assemble(name: str, arms: tuple[CompiledArm, ...], selector: Selector, base
         policy=selector.policy,
         probabilities=selector.probabilities,
         full=(1 << len(arms)) - 1,
-        available=_mask(arms, lambda arm: arm.handle.missing is None),
+        available=_mask(arm for arm in arms if arm.handle.missing is None),
         baseline=baseline,
         endpoint_masks={
-            endpoint: _mask(arms, lambda arm, e=endpoint: e in arm.model.endpoints)  # type: ignore[misc]
-            for endpoint in ENDPOINTS
+            endpoint: _mask(arm for arm in arms if endpoint in arm.model.endpoints) for endpoint in ENDPOINTS
         },
         capability_masks={
-            capability: _mask(arms, lambda arm, c=capability: c in arm.model.capabilities)  # type: ignore[misc]
+            capability: _mask(arm for arm in arms if capability in arm.model.capabilities)
             for capability in CAPABILITIES
         },
         context_limits=contexts,
         smallest_context=min(known) if known else 2**62,
-        same_vectors=_mask(arms, lambda arm: arm.model.model_id == vectors_of),
+        same_vectors=_mask(arm for arm in arms if arm.model.model_id == vectors_of),
         upstream_masks={
-            name: _mask(arms, lambda arm, u=name: arm.model.upstream == u)  # type: ignore[misc]
+            name: _mask(arm for arm in arms if arm.model.upstream == name)
             for name in {arm.model.upstream for arm in arms}
         },
-        passthrough=_mask(arms, lambda arm: arm.handle.passthrough_auth),
+        passthrough=_mask(arm for arm in arms if arm.handle.passthrough_auth),
     )
 
 
-def _mask(arms: tuple[CompiledArm, ...], keep: Callable[[CompiledArm], bool]) -> int:
-    return sum(1 << arm.index for arm in arms if keep(arm))
+def _mask(chosen: Iterable[CompiledArm]) -> int:
+    return sum(1 << arm.index for arm in chosen)
 
 
 def _arm(
