@@ -40,9 +40,6 @@ class Options:
     log_style: str | None
 
 
-_NICENESS = 10
-
-
 def parse(arguments: Sequence[str] | None = None) -> Options:
     """Read the command line; ``--config none`` is the built-in configuration."""
     parser = argparse.ArgumentParser(prog="python -m proxy.control", description=__doc__)
@@ -95,8 +92,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             now=time.time,
         )
         core.start()
-        # Learning yields to answering: from here on, whoever serves requests on this core goes first.
-        os.nice(_NICENESS)
     except (ConfigProblems, ValueError) as error:
         _log.critical("%s", error)
         return EXIT_CONFIG
