@@ -204,9 +204,7 @@ class DataPlane:
                 request_bytes=len(request.body),
             ),
         )
-        block = JSON + crossing.ids_block(request_id)
-        if fault.status == 503:
-            block += b"retry-after: 1\r\n"
+        block = JSON + crossing.ids_block(request_id) + crossing.retry_after(fault.status)
         responder.reply(fault.status, block, fault.body())
 
     def _local(self, path: str, allowed: tuple[str, ...], request: Request, responder: Responder) -> None:

@@ -226,9 +226,7 @@ class Exchange:
         self._seen_at = perf_counter()
         outcome = outcome_of_fault(fault)
         if not self._responder.started:
-            block = _JSON + self._ids_block()
-            if fault.status == 503:
-                block += b"retry-after: 1\r\n"
+            block = _JSON + self._ids_block() + crossing.retry_after(fault.status)
             self._record(outcome, fault.status, error=fault.code)
             self._responder.reply(fault.status, block, fault.body())
         else:

@@ -131,6 +131,11 @@ def ids_block(request_id: str) -> bytes:
     return b"x-request-id: %b\r\nx-llm-optimizer-request-id: %b\r\n" % (rid, rid)
 
 
+def retry_after(status: int) -> bytes:
+    """When to come back, for whoever is told 503."""
+    return b"retry-after: 1\r\n" if status == 503 else b""
+
+
 def find(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
     """First value of a header in an upstream's list, or None."""
     for name, value in headers:

@@ -41,7 +41,6 @@ class StateDirectory:
         self.path = root
         self.node_file = root / "node.json"
         self.incarnation_file = root / "incarnation"
-        self.secrets_directory = root / "secrets"
         self.id_key_file = root / "secrets" / "id.key"
         self.admin_key_file = root / "secrets" / "admin.key"
         self.worker_token_file = root / "secrets" / "worker.token"
