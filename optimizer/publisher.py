@@ -177,6 +177,9 @@ def _route(settings: RouteSettings, side: Side) -> Route:
         sticky=settings.sticky,
         home=settings.home,
         salt=route_salt(settings.name),
+        fallbacks=settings.fallbacks,
+        resilience=settings.resilience,
+        quota=settings.quota,
     )
 
 

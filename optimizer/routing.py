@@ -39,13 +39,32 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class BreakerRules:
+    """When a model at an upstream counts as down, and how it comes back. Seconds, counts, shares.
+
+    Opens after ``consecutive`` failures in a row, or when at least ``error_rate`` of ``min_volume`` or more
+    attempts within ``window_s`` failed. Open for ``open_s``, doubling up to ``max_open_s``; then one probe.
+    ``consecutive`` 0 switches the breaker off.
+    """
+
+    consecutive: int = 5
+    error_rate: float = 0.5
+    min_volume: int = 20
+    window_s: float = 10.0
+    open_s: float = 1.0
+    max_open_s: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
 class Upstream:
     """A base URL, how to authenticate there, and every bound on talking to it.
 
     ``auth`` is ``key`` (send the secret), ``passthrough`` (send the caller's own ``Authorization`` to
     this origin only) or ``none``. ``paths`` overrides the path of an endpoint (``chat`` ->
     ``/openai/deployments/x/chat/completions?api-version=...``). ``proxy`` is an HTTP CONNECT proxy URL.
-    Durations are seconds; ``total_s`` None means no bound on a whole reply.
+    Durations are seconds; ``total_s`` None means no bound on a whole reply. ``allow_private`` permits a public
+    name that resolves to private addresses. Retries on this upstream never exceed ``retry_share`` of its active
+    requests, or ``retry_floor`` at a time.
     """
 
     name: str
@@ -66,6 +85,10 @@ class Upstream:
     total_s: float | None = None
     max_connections: int = 1000
     keepalive_s: float = 50.0
+    allow_private: bool = False
+    breaker: BreakerRules = field(default_factory=BreakerRules)
+    retry_share: float = 0.2
+    retry_floor: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +97,10 @@ class Model:
 
     ``key`` is the hash of (upstream origin, model id): the identity under which knowledge is kept.
     ``capabilities`` is a subset of {"tools", "vision", "audio", "json_object", "json_schema",
-    "stream_usage"}; ``endpoints`` a subset of ``ENDPOINTS``.
+    "stream_usage", "prefill", "prefill_prefix", "prefill_continue"}; ``endpoints`` a subset of ``ENDPOINTS``.
+    The prefill ones say how the model goes on with an answer that was begun: a last assistant message as it is, with
+    ``"prefix": true``, or with ``"continue_final_message": true, "add_generation_prompt": false`` in the body.
+    ``first_token_s`` overrides the route's.
     """
 
     name: str
@@ -86,6 +112,7 @@ class Model:
     max_output_tokens: int | None = None
     capabilities: frozenset[str] = frozenset()
     endpoints: frozenset[str] = frozenset((CHAT,))
+    first_token_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +183,51 @@ class Sticky:
 
 
 @dataclass(frozen=True, slots=True)
+class Resilience:
+    """What a route does about upstreams that fail. Seconds and counts.
+
+    At most ``attempts`` in all, of which up to ``same_arm`` are repetitions on an arm that failed quickly; before
+    those the wait is jittered, doubling from ``backoff_s`` to ``max_backoff_s``. A ``Retry-After`` up to
+    ``retry_after_s`` is waited for. ``first_token_s`` bounds the wait for the first content of a stream and
+    ``total_s`` the whole request; None is no bound. ``hold_s`` and ``hold_tokens`` keep the beginning of a stream
+    back so that an early failure stays invisible (0: only until the first content). ``resume`` continues a cut
+    stream on an arm that can. ``hedge_s`` starts a second attempt when no reply has begun by then; None never.
+    """
+
+    attempts: int = 3
+    same_arm: int = 1
+    backoff_s: float = 0.25
+    max_backoff_s: float = 4.0
+    retry_after_s: float = 5.0
+    first_token_s: float | None = 60.0
+    total_s: float | None = None
+    hold_s: float = 0.0
+    hold_tokens: int = 0
+    resume: bool = False
+    hedge_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """Limits of one client key or route; None is no limit. Tokens are input and output together.
+
+    Minutes, days and months are those of UTC.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    usd_per_day: float | None = None
+    usd_per_month: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """What a client's ``model`` selects.
 
     ``candidate_fraction`` of units (0..1) goes to ``candidate``; without a rollout it is None and 0.
     ``home`` is the upstream that holds provider-side state (previous_response_id, files...).
-    ``salt`` keys the sticky hashes of this route.
+    ``salt`` keys the sticky hashes of this route. ``fallbacks`` are the arms to go to, in order, when the decided one
+    fails; empty means the other arms of its side, the likeliest first. ``quota`` limits the route as a whole.
     """
 
     name: str
@@ -173,11 +239,19 @@ class Route:
     sticky: Sticky | None = None
     home: str | None = None
     salt: str = ""
+    fallbacks: tuple[Arm, ...] = ()
+    resilience: Resilience = field(default_factory=Resilience)
+    quota: Quota | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the public listener. Bytes, seconds and counts."""
+    """Bounds of the public listener, per worker. Bytes, seconds and counts.
+
+    ``in_flight_bytes`` bounds what request bodies and replies occupy together; ``drain_delay_s`` is how long a
+    stopping worker still accepts while its readiness is already off, ``drain_s`` how long requests may finish then.
+    ``shed_delay_s`` is the standing delay of the event loop from which on new requests are refused (0 never).
+    """
 
     max_body_bytes: int = 32 * 1024 * 1024
     max_line_bytes: int = 8 * 1024
@@ -189,15 +263,25 @@ class Limits:
     write_stall_s: float = 60.0
     max_connections: int = 10_000
     drain_s: float = 30.0
+    drain_delay_s: float = 0.0
     buffered_reply_bytes: int = 1024 * 1024
+    in_flight_bytes: int = 512 * 1024 * 1024
+    shed_delay_s: float = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may reach what besides the data endpoints; the optimizer process authorises, workers forward."""
+    """Who may reach what. The optimizer process authorises admin paths, workers forward them.
+
+    ``client_keys``: every data path asks for a client key. ``budgets_open`` and ``rates_open`` say whether a budget or
+    a rate limit lets requests through when its lease is used up and the optimizer is away.
+    """
 
     health_open: bool = True
     metrics_open: bool = True
+    client_keys: bool = False
+    rates_open: bool = True
+    budgets_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)

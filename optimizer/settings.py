@@ -7,7 +7,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from optimizer.routing import Access, Arm, Limits, Model, Sticky, Upstream, Variant
+from optimizer.routing import Access, Arm, Limits, Model, Quota, Resilience, Sticky, Upstream, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class CustomMetric:
 
 @dataclass(frozen=True, slots=True)
 class RouteSettings:
-    """A route as the operator wrote it. ``baseline`` is an arm id."""
+    """A route as the operator wrote it. ``baseline`` is an arm id; ``fallbacks`` need not be among ``arms``."""
 
     name: str
     arms: tuple[Arm, ...]
@@ -71,6 +71,9 @@ class RouteSettings:
     sticky: Sticky | None = None
     home: str | None = None
     optimize: bool = True
+    fallbacks: tuple[Arm, ...] = ()
+    resilience: Resilience = field(default_factory=Resilience)
+    quota: Quota | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,12 @@ from optimizer.durable import Order, replace_file
 from optimizer.routing import (
     Access,
     Arm,
+    BreakerRules,
     Limits,
     Model,
     Price,
+    Quota,
+    Resilience,
     Route,
     RoutingTable,
     Selector,
@@ -203,6 +206,7 @@ def _plain_route(route: Route, pool: _PoolBuilder) -> dict[str, Any]:
     plain = _plain(route)
     plain["control"] = _plain_side(route.control, pool)
     plain["candidate"] = None if route.candidate is None else _plain_side(route.candidate, pool)
+    plain["fallbacks"] = [pool.index(arm) for arm in route.fallbacks]
     return plain
 
 
@@ -230,7 +234,7 @@ def _table(raw: dict[str, Any], pool: tuple[Arm, ...]) -> RoutingTable:
     return _build(
         RoutingTable,
         raw,
-        upstreams=lambda rows: tuple(_build(Upstream, row, headers=_pairs) for row in rows),
+        upstreams=lambda rows: tuple(_upstream(row) for row in rows),
         models=lambda rows: tuple(_model(row) for row in rows),
         variants=lambda rows: tuple(_build(Variant, row) for row in rows),
         routes=lambda rows: tuple(_route(row, pool) for row in rows),
@@ -238,6 +242,10 @@ def _table(raw: dict[str, Any], pool: tuple[Arm, ...]) -> RoutingTable:
         limits=lambda row: _build(Limits, row),
         access=lambda row: _build(Access, row),
     )
+
+
+def _upstream(raw: dict[str, Any]) -> Upstream:
+    return _build(Upstream, raw, headers=_pairs, breaker=lambda row: _build(BreakerRules, row))
 
 
 def _model(raw: dict[str, Any]) -> Model:
@@ -258,6 +266,9 @@ def _route(raw: dict[str, Any], pool: tuple[Arm, ...]) -> Route:
         candidate=lambda row: _side(row, pool),
         match=tuple,
         sticky=lambda row: _build(Sticky, row),
+        fallbacks=lambda rows: tuple([pool[index] for index in rows]),
+        resilience=lambda row: _build(Resilience, row),
+        quota=lambda row: _build(Quota, row),
     )
 
 

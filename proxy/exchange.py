@@ -16,7 +16,7 @@ from proxy import headers as crossing
 from proxy.aside import Aside
 from proxy.dispatch import Decision
 from proxy.envelope import Envelope
-from proxy.errors import ProtocolFault, ProxyError, UpstreamFault
+from proxy.errors import Overloaded, ProtocolFault, ProxyError, UpstreamFault
 from proxy.http1.client import Call
 from proxy.http1.messages import Request, Responder
 from proxy.inflate import Inflater, TooLarge
@@ -264,6 +264,9 @@ class Exchange:
         else:
             self._record(events.CENSORED, 499, error="client_gone")
         self._release()
+
+    def server_stopping(self) -> None:
+        self._break_off(Overloaded("The proxy is being stopped. Send the request again."))
 
     def client_paused(self) -> None:
         if self.call is not None:

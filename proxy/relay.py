@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Protocol
 
 from proxy import headers as crossing
-from proxy.errors import ProxyError
+from proxy.errors import Overloaded, ProxyError
 from proxy.http1.client import Call, Pool
 from proxy.http1.messages import Request, Responder
 
@@ -136,6 +136,11 @@ class Relay:
     def client_end(self) -> None:
         if self.call is not None:
             self.call.end()
+
+    def server_stopping(self) -> None:
+        if self.call is not None:
+            self.call.cancel()
+        self.reply_failed(Overloaded("The proxy is being stopped. Send the request again."))
 
     def client_gone(self) -> None:
         if self.call is not None:

@@ -31,6 +31,9 @@ class Carrier(Protocol):
     def discard(self) -> None:
         """Close, at once."""
 
+    def move_cutoff(self, cutoff: float) -> None:
+        """From now on the call must end by then."""
+
 
 class Exchange(Protocol):
     """The pool that a call belongs to."""
@@ -38,18 +41,24 @@ class Exchange(Protocol):
     def withdraw(self, call: "Call") -> None:
         """The call no longer waits or connects."""
 
+    def bound_call(self, call: "Call", bound: tuple[str, float] | None) -> None:
+        """Set the call's cutoff: the earlier of the origin's total and ``bound`` seconds from now."""
+
 
 class Call:
     """Handle of one request; see the module.
 
     ``connect_ms`` is the time that making a connection took (0 when one was reused), ``reused`` whether
     it was reused. ``on_pause`` / ``on_resume`` may be set for streamed bodies: the upstream takes them
-    slower than they are written.
+    slower than they are written. ``cutoff`` is when it fails whatever happens, on the pool's clock, and ``bound`` the
+    name and the seconds of the deadline behind it.
     """
 
     __slots__ = (
         "_paused",
+        "began",
         "body",
+        "bound",
         "carrier",
         "chunked",
         "connect_ms",
@@ -80,7 +89,9 @@ class Call:
         self.chunked = False
         self.head_only = head.startswith(b"HEAD ")
         self.carrier: Carrier | None = None
+        self.began = 0.0
         self.cutoff = 0.0
+        self.bound = ("total", 0.0)
         self.done = False
         self.connect_ms = 0.0
         self.reused = False
@@ -99,6 +110,14 @@ class Call:
             carrier.discard()
         else:
             self.exchange.withdraw(self)
+
+    def limit(self, bound: tuple[str, float] | None) -> None:
+        """Replace the deadline given to ``send``: ``bound`` seconds from now, or only the origin's own."""
+        if self.done:
+            return
+        self.exchange.bound_call(self, bound)
+        if self.carrier is not None:
+            self.carrier.move_cutoff(self.cutoff)
 
     def pause(self) -> None:
         """Stop reading the reply (the caller's client is slow); the idle deadline rests."""

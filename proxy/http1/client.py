@@ -78,8 +78,18 @@ class Pool:
         """Calls without a slot."""
         return len(self._waiting)
 
-    def send(self, head: bytes, body: bytes, sink: ReplySink, *, idempotent_retry: bool = True) -> Call:
+    def send(
+        self,
+        head: bytes,
+        body: bytes,
+        sink: ReplySink,
+        *,
+        idempotent_retry: bool = True,
+        bound: tuple[str, float] | None = None,
+    ) -> Call:
         """Send a whole request. ``head`` is complete, including the empty line at its end.
+
+        ``bound``, a name and seconds from now, is a deadline beside the origin's own; see ``Call.limit``.
 
         The sink is never called before this returns. ``idempotent_retry``: if a reused connection closes
         before any byte of a reply, the request is sent once more on a fresh one (the upstream closed it
@@ -88,7 +98,7 @@ class Pool:
         if self._rewrites_heads:
             head = self.origin.head(head)
         call = Call(self, head, body, sink, retry=idempotent_retry, streamed=False)
-        self._place(call)
+        self._place(call, bound)
         return call
 
     def open(self, head: bytes, sink: ReplySink) -> Call:
@@ -98,7 +108,7 @@ class Pool:
         """
         call = Call(self, self.origin.head(head), b"", sink, retry=False, streamed=True)
         call.chunked = b"\r\ntransfer-encoding: chunked\r\n" in head.lower()
-        self._place(call)
+        self._place(call, None)
         return call
 
     def close(self) -> None:
@@ -157,13 +167,23 @@ class Pool:
             self._give_up(call)
             self._fill()
 
+    def bound_call(self, call: Call, bound: tuple[str, float] | None) -> None:
+        """Set when the call must end: by the origin's total, counted from its start, or by ``bound`` from now."""
+        total_s = self.origin.total_s
+        call.cutoff = _NEVER
+        if total_s is not None:
+            call.cutoff, call.bound = call.began + total_s, ("total", total_s)
+        if bound is not None and self.sweeper.soon + bound[1] < call.cutoff:
+            call.cutoff, call.bound = self.sweeper.soon + bound[1], bound
+
     # inside
 
-    def _place(self, call: Call) -> None:
+    def _place(self, call: Call, bound: tuple[str, float] | None) -> None:
         origin = self.origin
         if not self._connections:
             self.sweeper.start()
-        call.cutoff = _NEVER if origin.total_s is None else self.sweeper.soon + origin.total_s
+        call.began = self.sweeper.soon
+        self.bound_call(call, bound)
         idle = self._idle
         while idle:
             connection = idle.pop()
@@ -249,10 +269,13 @@ class Pool:
             self._give_up(call)
             self._fill()
             if call.cutoff <= now:
-                call.fail(TimeoutFault("total", origin.total_s or 0.0))
+                call.fail(TimeoutFault(*call.bound))
             else:
                 call.fail(TimeoutFault("connect", origin.connect_s))
         for call in [c for c, deadline in self._waiting.items() if deadline <= now or c.cutoff <= now]:
             del self._waiting[call]
-            call.fail(TimeoutFault("queue", origin.connect_s + origin.first_byte_s))
+            if call.cutoff <= now:
+                call.fail(TimeoutFault(*call.bound))
+            else:
+                call.fail(TimeoutFault("queue", origin.connect_s + origin.first_byte_s))
         return bool(self._connections or self._attempts or self._waiting)

@@ -199,7 +199,7 @@ class ClientConnection(asyncio.Protocol):
             self.discard()
             return
         if self.cutoff <= now:
-            self._fail(TimeoutFault("total", origin.total_s or 0.0))
+            self._fail(TimeoutFault(*call.bound))
             return
         unsent = transport.get_write_buffer_size()
         if unsent and unsent != self._unsent and not self._head_done:
@@ -244,6 +244,10 @@ class ClientConnection(asyncio.Protocol):
                 self.deadline = self._home.sweeper.soon + self._home.origin.idle_s
             if not self.transport.is_closing():
                 self.transport.resume_reading()
+
+    def move_cutoff(self, cutoff: float) -> None:
+        """The call's own deadline was replaced."""
+        self.cutoff = cutoff
 
     def discard(self) -> None:
         """Close at once; nobody is told."""

@@ -6,7 +6,7 @@ answered by the engine and is never seen by the application.
 """
 
 import enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from proxy.errors import Overloaded, UpstreamFault
 
@@ -25,12 +25,14 @@ class Request:
 
     ``target`` is the request target as sent (always origin-form, or ``*``), ``path`` and ``query`` its two
     halves, still percent-encoded. Header names are lower-cased; repeated headers are joined with ``, ``.
-    ``head_at`` and ``body_at`` are readings of the server's clock (``time.perf_counter``), in seconds.
+    ``head_at`` and ``body_at`` are readings of the server's clock (``time.perf_counter``), in seconds. ``caller`` is
+    the application's: who it found to be asking.
     """
 
     __slots__ = (
         "body",
         "body_at",
+        "caller",
         "head_at",
         "headers",
         "http_minor",
@@ -62,6 +64,7 @@ class Request:
         self.head_at = head_at
         self.body_at = head_at
         self.body = b""
+        self.caller: Any = None
 
 
 class Listener(Protocol):
@@ -81,6 +84,9 @@ class Listener(Protocol):
 
     def client_resumed(self) -> None:
         """The client caught up."""
+
+    def server_stopping(self) -> None:
+        """The time to drain is over: end the reply now, so that the client can see that it is incomplete."""
 
 
 class Responder(Protocol):
