@@ -35,7 +35,10 @@ BUDGETS: Mapping[str, Budget] = {
     "decision p50, 1000 arms": Budget("<= 60 us", at_most=60.0),
     "event: serialize + append p50": Budget("<= 8 us", at_most=8.0),
     "learner": Budget(">= 20,000 events/s", at_least=20_000.0),
+    "goodput at 2x / peak": Budget(">= 0.9", at_least=0.9),
+    "shed reply p99 at 2x": Budget("<= 10 ms", at_most=10.0),
     "worker RSS, idle": Budget("<= 70 MB", at_most=70.0),
     "worker RSS per open stream": Budget("<= 30 KB", at_most=30.0),
     "serve: start to ready": Budget("<= 1.5 s", at_most=1.5),
+    "faults, all: met": Budget("100 %", at_least=100.0),
 }

@@ -103,6 +103,7 @@ class Child:
         log: Path,
         environ: Mapping[str, str] | None = None,
         name: str = "",
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = name or Path(command[0]).name
         self.log_path = log
@@ -116,6 +117,7 @@ class Child:
             cwd=ROOT,
             env={**os.environ, **(environ or {})},
             start_new_session=True,
+            pass_fds=pass_fds,
             text=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)

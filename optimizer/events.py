@@ -31,22 +31,37 @@ randomised                true when the arm was drawn with the logged propensity
 unit                      ``request|header|user``; ``unit_hash`` keyed hash or absent
 outcome                   one of ``OUTCOMES``; ``status`` HTTP status sent to the caller
 error.type                a stable word when outcome is not completed, else absent
-attempts                  [{arm, upstream, status, error, ms, randomised}]; ``arm`` null for pass-through
+attempts                  [{arm, upstream, status, error, ms, randomised}]; ``arm`` null for pass-through;
+                          more of each when there were several, see below
+served_by                 arm id of the last attempt when it is not the decided one, else absent
+continued                 true when a cut stream was continued on another attempt, else absent
 gen_ai.operation.name, gen_ai.provider.name, gen_ai.request.model, gen_ai.response.model,
 gen_ai.response.id, gen_ai.response.finish_reasons
 gen_ai.usage.input_tokens (all input incl. cached), gen_ai.usage.output_tokens (incl. reasoning),
 gen_ai.usage.cache_read.input_tokens, gen_ai.usage.cache_creation.input_tokens,
 cache_write_1h_tokens, reasoning_tokens, usage_source (``reported|estimated|none``)
-cost_usd                  float, or null when unknown; ``price_version``
+cost_usd                  float, or null when unknown; of all attempts together as far as it is known;
+                          ``price_version`` of the decided arm's price
 started_ms                unix epoch milliseconds (int) when the body was complete
 duration_ms, ttft_ms, upstream_ms, overhead_ms, itl_ms (mean gap between chunks), chunks
 request_bytes, response_bytes
+skipped_events            events of a stream that were no JSON and were left out, when there were any
 signals                   {"empty": 0|1, "refusal": 0|1, "json_valid": 0|1} where they apply
 upstream_request_id       the provider's own id
 ========================= ==========================================================================
 
-``feedback.v1`` (id = hash of its idempotency key): request_id, metric, value (float), source, key
-(idempotency key or null), comment_bytes.
+With **several attempts** each row of ``attempts`` has besides: ``why`` (one of ``WHYS``), model, model_key,
+variant_key, cost_usd, price_version, input_tokens, output_tokens, usage_source. The last row is the attempt that served
+the caller, or the last one to fail. ``arm``, ``model``, ``propensity`` and what else describes the decision are of the
+first; ``gen_ai.usage.*``, ``usage_source`` and ``gen_ai.response.*`` are of the last. ``duration_ms`` and ``ttft_ms``
+are what the caller waited, so the serving arm's own time is the last row's ``ms``.
+
+What they teach: an attempt that failed teaches success 0 to its own arm, unless its status is 4xx other than 408 or its
+error is ``client_gone``, ``overloaded`` or ``hedged``. The last one, if the request completed, teaches success,
+validity, cost and latency from its own numbers. With ``continued`` it teaches success only, and feedback on that
+request teaches nothing. See ``optimizer.reward``.
+
+``feedback.v1`` (id = hash of request, metric and source): request_id, metric, value (float), source, comment_bytes.
 
 ``selector.v1`` (id = vector id; the same one may be logged again): route, side, selector, policy, arms, probabilities.
 
@@ -69,5 +84,16 @@ CALLER_FAULT: Final = "caller_fault"
 CENSORED: Final = "censored"
 OUTCOMES: Final = (COMPLETED, UPSTREAM_FAULT, CALLER_FAULT, CENSORED)
 
+FIRST: Final = "first"
+RETRY: Final = "retry"
+FALLBACK: Final = "fallback"
+LARGER_CONTEXT: Final = "larger_context"
+HEDGE: Final = "hedge"
+CONTINUATION: Final = "continuation"
+WHYS: Final = (FIRST, RETRY, FALLBACK, LARGER_CONTEXT, HEDGE, CONTINUATION)
+
 # Events larger than this many arms refer to a ``selector.v1`` event instead of carrying the vector.
 INLINE_VECTOR_ARMS: Final = 32
+
+# Error words that say that nobody upstream is to blame. An upstream's own word is never one of these.
+OUR_WORDS: Final = frozenset(("client_gone", "overloaded", "hedged"))

@@ -1,8 +1,9 @@
 """Feedback as callers post it: one object, a list, or ``{"feedback": [...]}``, checked and made into events.
 
 An item names a request (``request_id`` or ``response_id``; ``id`` takes either), says one of ``value``,
-``score`` or ``thumbs``, and may add ``metric``, ``source``, ``comment`` and ``idempotency_key``. A
-comment's text is dropped here; only its length goes on. Standard library only: workers check feedback
+``score`` or ``thumbs``, and may add ``metric``, ``source``, ``comment`` and ``idempotency_key``. A source rates
+a metric of a request once, whatever its idempotency keys; so posting again is always harmless. A comment's text
+is dropped here; only its length goes on. Standard library only: workers check feedback
 before it is logged.
 """
 
@@ -56,7 +57,6 @@ class Feedback:
     metric: str
     value: float
     source: str
-    key: str | None
     comment_bytes: int
 
 
@@ -86,17 +86,16 @@ def parse_feedback(doc: object) -> list[Feedback]:
 def to_event(feedback: Feedback, *, request_id: str) -> tuple[str, dict[str, Any]]:
     """Id and ``data`` of the ``feedback.v1`` event for feedback on ``request_id``.
 
-    The id is a hash of what makes the feedback one and the same: request, metric, and idempotency key, or
-    source when there is no key. Posting it again gives the same id.
+    The id is a hash of what makes the feedback one and the same: request, metric and source. Posting it again gives
+    the same id, and so does another idempotency key: it would be a way to vote twice.
     """
-    identity = ("key", feedback.key) if feedback.key is not None else ("source", feedback.source)
-    digest = blake2b("\0".join((request_id, feedback.metric, *identity)).encode(), digest_size=16)
+    identity = (request_id, feedback.metric, "source", feedback.source)
+    digest = blake2b("\0".join(identity).encode(), digest_size=16)
     return f"fb_{digest.hexdigest()}", {
         "request_id": request_id,
         "metric": feedback.metric,
         "value": feedback.value,
         "source": feedback.source,
-        "key": feedback.key,
         "comment_bytes": feedback.comment_bytes,
     }
 
@@ -111,14 +110,13 @@ def _item(item: object, path: str) -> Feedback:
             raise FeedbackProblem(_at(path, name), f"is unknown; {hint}")
     request_id, response_id = _subject(item, path)
     metric = _text(item, "metric", path, _METRIC) or QUALITY
-    key = _text(item, "idempotency_key", path, None)
+    _text(item, "idempotency_key", path, None)
     return Feedback(
         request_id=request_id,
         response_id=response_id,
         metric=metric,
         value=_value(item, metric, path),
         source=_text(item, "source", path, _SOURCE) or "user",
-        key=key,
         comment_bytes=_comment_bytes(item, path),
     )
 

@@ -21,7 +21,7 @@ from optimizer import events
 from optimizer.ids import RequestId, verify
 from optimizer.learner import Learner, LearnerLimits, Reprice
 from optimizer.log.node import StateDirectory
-from optimizer.log.position_index import PositionIndex
+from optimizer.log.position_index import PositionIndex, find_gaps, rebuild
 from optimizer.log.reader import Entry, LogReader
 from optimizer.log.segment import EventReader, Position
 from optimizer.reprice import CostRebuild
@@ -80,7 +80,8 @@ class LoggedDecisions:
 class Ingest:
     """Learner, store, indexes and consumers of one node, moved on by ``step`` or ``run``.
 
-    ``counts`` are totals over the life of the store: ``events``, ``malformed``, ``consumer_errors``.
+    ``counts`` are totals over the life of the store: ``events``, ``malformed``, ``consumer_errors``, and what the
+    reader had to leave out: ``torn``, ``invalid``, ``dropped_segments``, ``read_errors`` (see ``LogReader``).
     """
 
     def __init__(
@@ -102,6 +103,8 @@ class Ingest:
         loaded = self.store.load()
         self._snapshots = loaded.snapshots
         self._verify = partial(_verify, key=state.id_key)
+        self._index_directory = state.index_directory
+        self._log_directory = state.log_directory
         self.positions = PositionIndex(state.index_directory)
         self.reader = LogReader(state.log_directory)
         self.responses = ResponseIndex(self.store.connection)
@@ -160,6 +163,20 @@ class Ingest:
         self.learner.dirty_routes.clear()
         return dirty
 
+    def repair_index(self) -> int:
+        """Index again what a power loss or a removed index left out; returns how many events were.
+
+        Reads only files and writes through an index of its own, so it may run in a thread, before the first
+        ``step``: feedback that is read before its decision can be found would be taken for early.
+        """
+        index = PositionIndex(self._index_directory)
+        gaps = find_gaps(index, self._log_directory, self.cursor, self._sequence_of)
+        if not gaps:
+            return 0
+        _log.warning("the position index lacks events of %s; it is made again from the log", ", ".join(gaps))
+        start = {source: at for source, at in self.cursor.items() if source not in gaps}
+        return rebuild(index, self._log_directory, self._sequence_of, start=start)
+
     def lag_bytes(self) -> int:
         """Bytes of the log that were not read yet."""
         return self.reader.lag_bytes(self.cursor)
@@ -174,8 +191,12 @@ class Ingest:
         if self._uncommitted:
             self._commit()
         started = time.perf_counter()
+        before = self.reader.counts
         batch = self.reader.poll(self.cursor, self._max_bytes)
         self._more = batch.more
+        for kind, count in self.reader.counts.items():
+            if count > before[kind]:
+                self.counts[kind] += count - before[kind]
         if not batch.entries and batch.cursor == self.cursor:
             self._rebuild_costs()
             return 0
@@ -256,6 +277,10 @@ class Ingest:
         response_id = event["data"].get("gen_ai.response.id")
         if isinstance(response_id, str):
             self.responses.add(response_id, request_id)
+
+    def _sequence_of(self, event: Mapping[str, Any]) -> int | None:
+        request = self._verify(str(event.get("id"))) if event.get("type") == events.REQUEST else None
+        return None if request is None else request.sequence
 
     def _commit(self) -> None:
         now = self._clock()

@@ -29,6 +29,8 @@ Reprice: TypeAlias = Callable[[Model, Mapping[str, Any]], float | None]
 DAY_S = 86400
 # Beyond this a value is no measurement, and its square would drown everything else.
 LARGEST_VALUE = 1e15
+# Sources that may rate one metric of one request; more would let one caller drown the ratings of all others.
+MAX_SOURCES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +206,9 @@ class Learner:
         if _unix_seconds(event["time"]) - decided_at > self._limits.late_window_s:
             self.counts["feedback_late"] += 1
             return
-        if self._is_repeated(event["id"], signal, data, int(decided_at // DAY_S)):
-            self.counts["feedback_repeated"] += 1
+        unwelcome = self._unwelcome(event["id"], signal, data, int(decided_at // DAY_S))
+        if unwelcome is not None:
+            self.counts[unwelcome] += 1
             return
         self.counts["feedback_accepted"] += 1
         decision = self._decisions.find(request_id, request)
@@ -217,13 +220,15 @@ class Learner:
         self._keep(item)
 
     def _teach(self, decision: Mapping[str, Any], signal: str, value: float) -> None:
-        """Add a rating to the arm that was decided, at the time of the decision."""
+        """Add a rating to the arm that answered, at the time of the decision."""
         route = decision.get("route")
         keys = self._served_by(route, decision) if route else None
         if not route or keys is None:
             self.counts["feedback_not_optimized"] += 1
         elif decision.get("outcome") != events.COMPLETED:
             self.counts["feedback_not_completed"] += 1
+        elif reward.is_continued(decision):
+            self.counts["feedback_continued"] += 1
         elif signal == QUALITY and reward.is_certain_failure(decision):
             # It counts as quality 0 already, through the rate ``valid``.
             self.counts["feedback_on_failure"] += 1
@@ -271,7 +276,7 @@ class Learner:
         model = self._models.get((route, *keys))
         if model is None or model.price is None or self._reprice is None:
             return reward.cost_lessons(data)
-        if data.get("price_version") == model.price.version:
+        if reward.serving_cost(data)[1] == model.price.version:
             return reward.cost_lessons(data)
         usd = self._reprice(model, data)
         return reward.costs(usd, model.price.version) if usd is not None else []
@@ -289,8 +294,8 @@ class Learner:
         high = LARGEST_VALUE if metric.high is None else metric.high
         return None if low <= value <= high else "feedback_out_of_range"
 
-    def _is_repeated(self, event_id: str, signal: str, data: Mapping[str, Any], day: int) -> bool:
-        """Whether the same feedback was read before; the first one wins.
+    def _unwelcome(self, event_id: str, signal: str, data: Mapping[str, Any], day: int) -> str | None:
+        """Why feedback does not count: read before (the first one wins), or from one source too many.
 
         The same is: the same idempotency key, or another rating of the request by the same source. Counters
         may be raised more than once by one source, under different keys.
@@ -299,10 +304,18 @@ class Learner:
         metric = self._custom.get(signal)
         if not identities or metric is None or metric.aggregation != "sum":
             identities.append((day, _hash("source", data["request_id"], signal, str(data.get("source")))))
-        if any(identity in self._seen or self._was_seen(identity) for identity in identities):
-            return True
-        self._seen.update(dict.fromkeys(identities))
-        return False
+        if any(self._has_seen(identity) for identity in identities):
+            return "feedback_repeated"
+        # The first place that nobody has taken: so many sources may rate one metric of one request, and no more.
+        places = ((day, _hash("place", data["request_id"], signal, str(n))) for n in range(MAX_SOURCES))
+        place = next((place for place in places if not self._has_seen(place)), None)
+        if place is None:
+            return "feedback_too_many_sources"
+        self._seen.update(dict.fromkeys((*identities, place)))
+        return None
+
+    def _has_seen(self, identity: Identity) -> bool:
+        return identity in self._seen or self._was_seen(identity)
 
     def _keep(self, item: Waiting) -> None:
         self._waiting.setdefault(item.request_id, []).append(item)

@@ -9,10 +9,12 @@ caller's fault   none
 censored         none (upstream 429, caller hung up, our own overload or shutdown)
 ===============  =======================================================================================
 
-An attempt that failed before another one took over teaches success 0 to its own arm. Only ``request.v1``
-rows with a route teach. Whether the arm was drawn or pinned does not matter here: cost, latency and
-failures are facts about the arm; who needs randomised rows (tests, off-policy evaluation) reads them from
-the log.
+Of several attempts each is judged by how it ended itself: those that failed teach success 0 to their own arms
+(not when the caller, a quota or we ourselves were at fault), and the last one, if it served the caller, teaches
+its own cost and duration, without the waiting before. A cut stream that another arm continued teaches that arm
+success and nothing else: nobody can tell whose the answer was. Only ``request.v1`` rows with a route teach.
+Whether the arm was drawn or pinned does not matter here: cost, latency and failures are facts about the arm; who
+needs randomised rows (tests, off-policy evaluation) reads them from the log.
 
 A reply that is empty, or no JSON although JSON was asked for, is a *certain failure*: its quality is 0
 whatever anybody says later. Such failures are always seen while good replies are rated rarely, so they are
@@ -76,23 +78,26 @@ def lessons(
     """
     if not data.get("route"):
         return []
-    found: list[tuple[ArmKeys, list[Lesson]]] = []
-    attempts: Sequence[Mapping[str, Any]] = data.get("attempts") or []
-    for attempt in attempts[:-1]:
-        keys = _keys(attempt, data, keys_of)
-        if keys is not None and _attempt_failed(attempt):
-            found.append((keys, [(SUCCESS, 0.0)]))
     outcome = data.get("outcome")
-    if outcome not in _TEACHING:
+    attempts: Sequence[Mapping[str, Any]] = data.get("attempts") or []
+    found: list[tuple[ArmKeys, list[Lesson]]] = []
+    if len(attempts) > 1:
+        for attempt in attempts[:-1] if outcome == events.COMPLETED else attempts:
+            failed = _keys(attempt, data, keys_of) if _attempt_failed(attempt) else None
+            if failed is not None:
+                found.append((failed, [(SUCCESS, 0.0)]))
+    elif outcome == events.UPSTREAM_FAULT:
+        keys = _decided(data)
+        return [(keys, [(SUCCESS, 0.0)])] if keys is not None else []
+    if outcome != events.COMPLETED:
         return found
     keys = serving_arm(data, keys_of)
     if keys is None:
         return found
-    if outcome == events.UPSTREAM_FAULT:
-        found.append((keys, [(SUCCESS, 0.0)]))
+    if is_continued(data):
+        found.append((keys, [(SUCCESS, 1.0)]))
         return found
     if len(attempts) > 1:
-        # Waiting for the attempts before is not this arm's doing, so its own duration counts.
         data = {**data, "duration_ms": attempts[-1].get("ms"), "ttft_ms": None}
     found.append((keys, _of_completed(data, cost_of(keys))))
     return found
@@ -104,12 +109,27 @@ def serving_arm(data: Mapping[str, Any], keys_of: Callable[[str], ArmKeys | None
     return _keys(attempts[-1], data, keys_of) if len(attempts) > 1 else _decided(data)
 
 
+def is_continued(data: Mapping[str, Any]) -> bool:
+    """True if several arms wrote the answer, one after the other, so that no quality can be told of any."""
+    return bool(data.get("continued"))
+
+
+def serving_cost(data: Mapping[str, Any]) -> tuple[Any, str]:
+    """Cost of the attempt that served the caller, None when unknown, and the price version it was made with.
+
+    The event's own cost is of all attempts together, and its price version the decided arm's.
+    """
+    attempts: Sequence[Mapping[str, Any]] = data.get("attempts") or []
+    source = attempts[-1] if len(attempts) > 1 else data
+    return source.get("cost_usd"), source.get("price_version") or ""
+
+
 def cost_lessons(data: Mapping[str, Any]) -> list[Lesson]:
     """Cost of a completed request, as logarithm and in dollars, under the price version it was made with."""
-    usd = data.get("cost_usd")
+    usd, version = serving_cost(data)
     if usd is None or data.get("outcome") != events.COMPLETED:
         return []
-    return costs(usd, data.get("price_version") or "")
+    return costs(usd, version)
 
 
 def costs(usd: object, version: str) -> list[Lesson]:
@@ -147,7 +167,9 @@ def quality_moments(valid: Moments, rated: Moments) -> Moments:
     return Moments(weight, mean, max(share * (spread + rating * rating) - mean * mean, 0.0))
 
 
-_TEACHING = frozenset((events.COMPLETED, events.UPSTREAM_FAULT))
+# Ends of attempts that no arm is to blame for: the client left, our own bound, another attempt was faster.
+_BLAMELESS = events.OUR_WORDS
+_REQUEST_TIMEOUT = 408
 
 
 def _of_completed(data: Mapping[str, Any], cost: Sequence[Lesson]) -> list[Lesson]:
@@ -189,6 +211,8 @@ def _keys(
 
 
 def _attempt_failed(attempt: Mapping[str, Any]) -> bool:
-    """Whether a given-up attempt is its arm's failure: not if the caller or a quota was at fault."""
-    status = attempt.get("status") or 0
-    return bool(attempt.get("error")) and not 400 <= status < 500
+    """Whether an attempt is its arm's failure: not if the caller, a quota or we ourselves were at fault."""
+    error, status = attempt.get("error"), attempt.get("status") or 0
+    if not error or error in _BLAMELESS:
+        return False
+    return status == _REQUEST_TIMEOUT or not 400 <= status < 500

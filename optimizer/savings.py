@@ -2,8 +2,9 @@
 cost).
 
 The baseline's cost is the mean of what completed requests on the route's baseline arm cost, as known when
-the event is read. Requests that the baseline served count too, so that dear and cheap prompts even out. This
-estimate is additive and needs no second call; it does not correct for prompts that only some arms can serve.
+the event is read. A request's own cost is that of all its attempts: failed ones were paid for too. Requests
+that the baseline served count too, so that dear and cheap prompts even out. This estimate is additive and
+needs no second call; it does not correct for prompts that only some arms can serve.
 A request whose own cost or whose baseline's cost is unknown is counted as unknown, never as 0.
 """
 
@@ -15,6 +16,7 @@ import orjson
 
 from optimizer import events
 from optimizer.log.segment import Position
+from optimizer.reward import serving_cost
 
 
 class MeanCost(Protocol):
@@ -63,7 +65,8 @@ class Savings:
         route = self.routes.get(name)
         if route is None:
             route = self.routes[name] = RouteSavings()
-        cost = data.get("cost_usd")
+        # The sum is of what is known; without the serving attempt's part it says nothing.
+        cost = None if serving_cost(data)[0] is None else data.get("cost_usd")
         mean = None if cost is None else self._mean_cost(name, baseline, at=data["started_ms"] * 1e-3)
         if cost is None or mean is None:
             route.unknown += 1

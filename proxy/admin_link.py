@@ -66,6 +66,9 @@ class AdminLink:
                 head += name + b": " + value + b"\r\n"
         head += crossing.PEER + b": " + request.peer.encode("latin-1") + b"\r\n"
         head += crossing.WORKER + b": " + self._token + b"\r\n"
+        if request.caller is not None:
+            # Feedback is bound to the key that made the request; the tag is what the request's id tells of it.
+            head += b"%b: %d\r\n" % (crossing.KEY_TAG, request.caller.tag)
         if request.body or request.method not in ("GET", "HEAD", "OPTIONS", "DELETE"):
             head += b"content-length: %d\r\n" % len(request.body)
         return head + b"\r\n"

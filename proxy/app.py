@@ -1,34 +1,32 @@
-"""The data plane's application: which path means what, and the straight line of an optimized request.
+"""The data plane's application: which path means what.
 
-Implements ``proxy.http1.messages.Application``. Everything is synchronous; a handler either replies at
-once or hands the request to an ``Exchange`` or a ``Relay``. One table is read per request.
+Implements ``proxy.http1.messages.Application``. A handler either replies at once or hands the request to the
+``Entrance`` of optimized ones or to a ``Relay``. Every path below /v1 asks for a client key while keys are on.
 """
 
-import logging
+import asyncio
 from collections.abc import Callable, Mapping
-from time import perf_counter, time
+from time import time
 from typing import Protocol
 from urllib.parse import unquote
 
 import orjson
 
 from optimizer.ids import RequestIds
+from optimizer.keys import ClientKey
 from optimizer.routing import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, RoutingTable
 from proxy import headers as crossing
-from proxy.compiled import CompiledTable
-from proxy.dispatch import decide
-from proxy.envelope import Envelope, parse
-from proxy.errors import ClientFault, Overloaded, ProxyError, Unavailable, error_body
-from proxy.exchange import Exchange
+from proxy.admission.keyring import Keyring, may_pass_through, may_see
+from proxy.admission.meter import Meters, Reservation
+from proxy.admission.rate_limited import RateLimited
+from proxy.compiled import CompiledTable, UpstreamHandle
+from proxy.entrance import JSON, Entrance, Parked, limited
+from proxy.errors import ClientFault, ProxyError, Unavailable, error_body
 from proxy.http1.messages import BodyMode, Request, Responder
 from proxy.passthrough import check_method, check_path, pass_through
-from proxy.record import Ending, Recorder, Timing
-from proxy.refusal import outcome_of_fault
+from proxy.record import Recorder
 from proxy.turn import Turn
 
-_log = logging.getLogger("llm_optimizer.app")
-
-JSON = b"content-type: application/json\r\n"
 OPTIMIZED: Mapping[str, str] = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETIONS,
@@ -70,41 +68,59 @@ class DataPlane:
         recorder: Recorder,
         admin: AdminPlane,
         feedback: Feedback,
+        keyring: Keyring,
+        meters: Meters,
         uniform: Callable[[], float],
         turn: Turn,
+        call_later: Callable[..., asyncio.TimerHandle],
     ) -> None:
         self.recorder = recorder
+        self.meters = meters
         self.turn = turn
+        self.ids = ids
+        self.uniform = uniform
+        self.call_later = call_later
         self.table: CompiledTable | None = None
         self.guarded = False
         self.draining = False
         self.buffered_reply_bytes = 1024 * 1024
         self.in_flight = 0
-        self._ids = ids
         self._admin = admin
         self._feedback = feedback
-        self._uniform = uniform
+        self._keyring = keyring
+        self._entrance = Entrance(self)
         self._models = b""
 
     def use(self, table: CompiledTable) -> None:
         """Swap the table; requests under way keep the one they began with."""
         self.table = table
         self.buffered_reply_bytes = table.source.limits.buffered_reply_bytes
+        self.turn.shedder.target_s = table.source.limits.shed_delay_s
         self._models = _models_body(table.source)
 
     def body_mode(self, request: Request) -> BodyMode:
         path = request.path
+        if path.startswith("/v1/"):
+            # Before the body, so that nobody makes us hold one without a key.
+            request.caller = self._keyring.identify(request.headers)
         if path in OPTIMIZED:
-            return BodyMode.BUFFER
+            return BodyMode.BUFFER if self.turn.takes() else BodyMode.DECLINE
         if path.startswith("/v1/") and path not in _LOCAL and not path.startswith(_ONE_MODEL):
-            return BodyMode.STREAM
+            return BodyMode.STREAM if self.turn.takes() else BodyMode.DECLINE
         return BodyMode.BUFFER
+
+    def essential(self, request: Request) -> bool:
+        return self._admin.owns(request.path)
+
+    def refusal_headers(self) -> bytes:
+        # In no event, but whoever quotes it tells which worker it was, and when.
+        return crossing.ids_block(self.ids.mint(int(time() * 1000)))
 
     def handle(self, request: Request, responder: Responder) -> None:
         path = request.path
         endpoint = OPTIMIZED.get(path)
         if endpoint is not None and request.method == "POST":
-            self.turn.do(self._begin, endpoint, request, responder)
+            self.turn.do(self._entrance.begin, endpoint, request, responder)
             return
         if self._admin.owns(path):
             self._admin.forward(request, responder)
@@ -131,82 +147,6 @@ class DataPlane:
         """A request has recorded its event and needs nothing more."""
         self.in_flight -= 1
 
-    def _begin(self, endpoint: str, request: Request, responder: Responder) -> None:
-        if responder.gone:
-            return
-        try:
-            self._optimize(endpoint, request, responder)
-        except Exception:  # noqa: BLE001  # whatever it is, the caller must not wait for ever
-            _log.exception("a request could not be begun")
-            if not responder.started:
-                fault = ProxyError("Internal error.")
-                responder.reply(fault.status, JSON, fault.body())
-
-    def _optimize(self, endpoint: str, request: Request, responder: Responder) -> None:
-        table = self.table
-        started_ms = int(time() * 1000)
-        request_id = self._ids.mint(started_ms)
-        envelope: Envelope | None = None
-        try:
-            if table is None:
-                raise Overloaded("The proxy is starting: it has no routing table yet. Retry in a second.")
-            envelope = parse(endpoint, request.body)
-            decision = decide(table, envelope, request.headers, uniform=self._uniform, guarded=self.guarded)
-            arm = decision.arm
-            prepared = arm.handle.codec.prepare(
-                envelope, arm.arm, arm.model, arm.variant, arm.handle.upstream
-            )
-        except ProxyError as fault:
-            self._refuse(fault, endpoint, envelope, request, responder, request_id, started_ms)
-            return
-        except orjson.JSONEncodeError:
-            # What can be read may still be nested too deeply to be written again.
-            deep = ClientFault("The request is nested too deeply to be rewritten.", code="invalid_json")
-            self._refuse(deep, endpoint, envelope, request, responder, request_id, started_ms)
-            return
-        exchange = Exchange(
-            self,
-            request,
-            responder,
-            request_id=request_id,
-            envelope=envelope,
-            decision=decision,
-            prepared=prepared,
-            table_version=table.version,
-            started_ms=started_ms,
-        )
-        self.in_flight += 1
-        responder.listener = exchange
-        exchange.begin()
-
-    def _refuse(
-        self,
-        fault: ProxyError,
-        endpoint: str,
-        envelope: Envelope | None,
-        request: Request,
-        responder: Responder,
-        request_id: str,
-        started_ms: int,
-    ) -> None:
-        """Answer a request that never got as far as an upstream, and record that it came."""
-        elapsed_ms = (perf_counter() - request.body_at) * 1000
-        self.recorder.undecided(
-            request_id,
-            endpoint=endpoint,
-            envelope=envelope,
-            table_version=self.table.version if self.table is not None else 0,
-            timing=Timing(started_ms, elapsed_ms, elapsed_ms),
-            ending=Ending(
-                outcome=outcome_of_fault(fault),
-                status=fault.status,
-                error=fault.code,
-                request_bytes=len(request.body),
-            ),
-        )
-        block = JSON + crossing.ids_block(request_id) + crossing.retry_after(fault.status)
-        responder.reply(fault.status, block, fault.body())
-
     def _local(self, path: str, allowed: tuple[str, ...], request: Request, responder: Responder) -> None:
         method = request.method
         if method == "OPTIONS":
@@ -222,9 +162,11 @@ class DataPlane:
                 ),
             )
         elif path == "/v1/models":
-            responder.reply(200, JSON, self._models)
+            responder.reply(
+                200, JSON, self._models if request.caller is None else self._models_of(request.caller)
+            )
         elif path.startswith(_ONE_MODEL):
-            self._model(path, responder)
+            self._model(path, request.caller, responder)
         elif path == "/v1/feedback":
             self._feedback.post(request, responder)
         else:
@@ -240,10 +182,21 @@ class DataPlane:
         else:
             responder.reply(200, JSON, orjson.dumps({"status": "healthy" if ready else "degraded"}))
 
-    def _model(self, path: str, responder: Responder) -> None:
+    def _models_of(self, key: ClientKey) -> bytes:
+        """What one key may use."""
+        table = self.table
+        if table is None:
+            return self._models
+        return _models_body(
+            table.source, lambda name: may_see(key, route=name, plain=name not in table.routes)
+        )
+
+    def _model(self, path: str, key: ClientKey | None, responder: Responder) -> None:
         name = unquote(path.removeprefix(_ONE_MODEL))
         table = self.table
-        if table is not None and table.resolve(name) is not None:
+        route = table.resolve(name) if table is not None else None
+        seen = route is not None and (key is None or may_see(key, route=route.name, plain=route.plain))
+        if table is not None and seen:
             responder.reply(200, JSON, orjson.dumps(_model_object(name, table.source)))
         else:
             responder.reply(
@@ -259,24 +212,51 @@ class DataPlane:
 
     def _pass_through(self, request: Request, responder: Responder) -> None:
         started_ms = int(time() * 1000)
-        request_id = self._ids.mint(started_ms)
-        table = self.table
+        entrance = self._entrance
+        request_id = entrance.mint(request, started_ms)
+
+        def refuse(fault: ProxyError) -> None:
+            entrance.refuse(fault, "other", request, responder, request_id=request_id, started_ms=started_ms)
+
+        def then(outcome: Reservation | RateLimited, parked: Parked | None) -> None:
+            if isinstance(outcome, RateLimited):
+                refuse(outcome)
+                return
+            # What these paths use is not known, so the request itself is all that is counted.
+            outcome.settle(tokens=None, usd=None)
+            self._carry(request, responder, handle, request_id)
+            if parked is not None:
+                _replay(parked, responder)
+
         try:
-            check_method(request.method)
-            check_path(request.path, _SERVED_HERE)
-            handle = table.passthrough_handle(request.path) if table is not None else None
-            if table is None or handle is None:
-                raise ClientFault(
-                    f"{request.path[:200]} is not optimized and the configuration names no upstream "
-                    "for it (passthrough).",
-                    status=404,
-                    code="no_passthrough",
-                )
-            if handle.missing is not None:
-                raise Unavailable(f"Upstream {handle.upstream.name!r}: {handle.missing}.")
+            handle = self._passthrough_handle(request)
         except ProxyError as fault:
-            self._refuse(fault, "other", None, request, responder, request_id, started_ms)
+            refuse(fault)
             return
+        subjects = limited(request.caller, None)
+        if subjects:
+            entrance.reserve(subjects, responder, tokens=0, usd=0.0, then=then)
+        else:
+            self._carry(request, responder, handle, request_id)
+
+    def _passthrough_handle(self, request: Request) -> UpstreamHandle:
+        check_method(request.method)
+        check_path(request.path, _SERVED_HERE)
+        if request.caller is not None:
+            may_pass_through(request.caller)
+        handle = self.table.passthrough_handle(request.path) if self.table is not None else None
+        if handle is None:
+            raise ClientFault(
+                f"{request.path[:200]} is not optimized and the configuration names no upstream "
+                "for it (passthrough).",
+                status=404,
+                code="no_passthrough",
+            )
+        if handle.missing is not None:
+            raise Unavailable(f"Upstream {handle.upstream.name!r}: {handle.missing}.")
+        return handle
+
+    def _carry(self, request: Request, responder: Responder, handle: UpstreamHandle, request_id: str) -> None:
         self.in_flight += 1
         pass_through(
             request,
@@ -284,9 +264,23 @@ class DataPlane:
             handle,
             request_id=request_id,
             recorder=self.recorder,
-            table_version=table.version,
+            table_version=self.table.version if self.table is not None else 0,
             finished=self.finished,
         )
+
+
+def _replay(parked: Parked, responder: Responder) -> None:
+    """Hand what came while the request was parked to whoever listens now."""
+    listener = responder.listener
+    if listener is None:
+        return
+    if parked.gone:
+        listener.client_gone()
+        return
+    for data in parked.body:
+        listener.client_body(data)
+    if parked.ended:
+        listener.client_end()
 
 
 def _allow(methods: tuple[str, ...]) -> bytes:
@@ -303,7 +297,8 @@ def _model_object(name: str, table: RoutingTable) -> dict[str, object]:
     }
 
 
-def _models_body(table: RoutingTable) -> bytes:
-    names = [route.name for route in table.routes]
-    names += [model.name for model in table.models if model.name not in set(names)]
-    return orjson.dumps({"object": "list", "data": [_model_object(name, table) for name in names]})
+def _models_body(table: RoutingTable, shown: Callable[[str], bool] = lambda name: True) -> bytes:
+    names = dict.fromkeys([route.name for route in table.routes] + [model.name for model in table.models])
+    return orjson.dumps(
+        {"object": "list", "data": [_model_object(name, table) for name in names if shown(name)]}
+    )

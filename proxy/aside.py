@@ -34,9 +34,9 @@ class Aside:
                 self._readable = False
 
     @property
-    def truncated(self) -> bool:
-        """Whether a stream that could be read ended without its terminal event."""
-        return self._readable and self.decoder is not None and not self.decoder.complete
+    def readable(self) -> bool:
+        """Whether what came could be decoded so far."""
+        return self._readable
 
     def add(self, data: bytes) -> None:
         """Take a piece of the reply as it came."""

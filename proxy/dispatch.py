@@ -25,7 +25,8 @@ _LISTED_ARMS = 32
 class Decision:
     """Where one request goes and with what probability.
 
-    ``mask`` has a bit per eligible arm of ``side``; ``propensity`` is P(arm | side, mask);
+    ``mask`` has a bit per eligible arm of ``side``, ``ejected`` one per arm that only its open breaker keeps out;
+    ``propensity`` is P(arm | side, mask);
     ``side_probability`` P(side) for this unit; ``baseline`` the index of the arm the caller would have
     got without us. ``unit_hash`` is a keyed hash, or "" when the unit is the request.
     """
@@ -42,6 +43,7 @@ class Decision:
     unit_hash: str
     guard_lost: bool
     baseline: int
+    ejected: int = 0
 
 
 def decide(
@@ -71,7 +73,7 @@ def decide(
         if side is not drawn:
             side_probability, guard_lost = 1.0, False
         baseline = _baseline(route, side, envelope)
-        mask, reason, propensity = 1 << index, "pinned", 1.0
+        mask, reason, propensity, ejected = 1 << index, "pinned", 1.0, 0
         if not (side.available & side.endpoint_masks[envelope.endpoint] & mask):
             raise _unavailable(side, envelope, mask)
     else:
@@ -79,6 +81,12 @@ def decide(
         mask, reason = _eligible(route, side, envelope, baseline)
         if not mask:
             raise _unavailable(side, envelope, side.full)
+        ejected = mask & side.health.down
+        if ejected == mask:
+            ejected = 0  # Somebody has to try: the last arm is never ejected.
+        elif ejected:
+            mask ^= ejected
+            reason = "single" if reason == "bandit" and mask.bit_count() == 1 else reason
         draw = uniform() if unit_bytes is None else _hash_uniform(route.bandit_key, unit_bytes)
         index, propensity = side.selector.choose(draw, mask)
     return Decision(
@@ -94,6 +102,7 @@ def decide(
         unit_hash="" if unit_bytes is None else unit_digest(route.unit_key, unit_bytes),
         guard_lost=guard_lost,
         baseline=baseline,
+        ejected=ejected,
     )
 
 
@@ -102,11 +111,16 @@ def unit_digest(key: bytes, unit: bytes) -> str:
     return blake2b(unit, digest_size=UNIT_BYTES, key=key, person=b"unit").hexdigest()
 
 
+def room_tokens(envelope: Envelope) -> int:
+    """How much of a context window the request will need, as far as can be told from its size."""
+    return envelope.input_tokens_estimate + (envelope.max_output_tokens or _REPLY_ROOM_TOKENS)
+
+
 def filtered_reasons(decision: Decision, envelope: Envelope) -> dict[str, str]:
     """Why each ineligible arm of the decided side was left out, for the log."""
-    side, mask = decision.side, decision.mask
+    side, mask, ejected = decision.side, decision.mask, decision.ejected
     return {
-        arm.id: _why_not(side, arm, envelope, decision.reason)
+        arm.id: "breaker open" if ejected >> arm.index & 1 else _why_not(side, arm, envelope, decision.reason)
         for arm in side.arms
         if not mask >> arm.index & 1
     }
@@ -203,7 +217,7 @@ def _fitting(side: CompiledSide, envelope: Envelope, mask: int) -> int:
 
     The size is an estimate, so nothing is refused for it: when none seems large enough, the largest may try.
     """
-    room = envelope.input_tokens_estimate + (envelope.max_output_tokens or _REPLY_ROOM_TOKENS)
+    room = room_tokens(envelope)
     if room <= side.smallest_context:
         return mask
     limits = [(1 << index, limit or room) for index, limit in enumerate(side.context_limits)]
@@ -224,7 +238,7 @@ def _why_not(side: CompiledSide, arm: CompiledArm, envelope: Envelope, reason: s
         if not side.capability_masks[need] & bit:
             return f"lacks {need}"
     limit = side.context_limits[arm.index]
-    room = envelope.input_tokens_estimate + (envelope.max_output_tokens or _REPLY_ROOM_TOKENS)
+    room = room_tokens(envelope)
     if limit is not None and room > limit:
         return f"context of {limit} tokens is too small"
     if reason == "pinned":

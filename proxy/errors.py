@@ -105,7 +105,7 @@ class ProtocolFault(UpstreamFault):
 
 
 class TimeoutFault(UpstreamFault):
-    """A deadline passed. ``phase`` is ``connect``, ``first_byte``, ``first_token``, ``idle``, ``total`` or ``queue``."""
+    """A deadline passed. ``phase``: ``connect``, ``first_byte``, ``first_token``, ``idle``, ``finish`` or ``total``."""
 
     status = 504
     code = "upstream_timeout"

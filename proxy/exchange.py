@@ -1,72 +1,73 @@
 """One optimized request from decision to recorded event, as callbacks: no task, no queue, no await.
 
-An ``Exchange`` stands between a client's ``Responder`` and an upstream ``Call``. Its one invariant: the event
-is appended before the last bytes of the reply reach the client's transport, exactly once, whatever ends the
-exchange. After that nothing more is recorded; what little the upstream still sends is drained, so that its
-connection can be used again.
+An ``Exchange`` stands between a client's ``Responder`` and the attempts made for it, mostly one. Two invariants. The
+event is appended before the last bytes of the reply reach the client's transport, exactly once, whatever ends the
+exchange. And until the first byte has reached the client, a failure is invisible if anybody else can answer; after
+it, a broken answer is continued or ended with an error, never presented as whole.
 """
 
+import asyncio
 import logging
-import zlib
 from time import perf_counter
 from typing import Protocol
 
 from optimizer import events
 from proxy import headers as crossing
-from proxy.aside import Aside
+from proxy import pursuit
+from proxy.attempt import Attempt, joined
+from proxy.compiled import CompiledArm
+from proxy.continuation import ANSWER_BYTES, Seam, continued, is_continuable
 from proxy.dispatch import Decision
 from proxy.envelope import Envelope
-from proxy.errors import Overloaded, ProtocolFault, ProxyError, UpstreamFault
-from proxy.http1.client import Call
+from proxy.errors import Overloaded, ProtocolFault
 from proxy.http1.messages import Request, Responder
-from proxy.inflate import Inflater, TooLarge
-from proxy.providers.base import EVENT_TOO_LARGE, Prepared, ReplyFacts, StreamDecoder
-from proxy.record import Ending, Recorder, Timing
-from proxy.refusal import ERROR_BYTES, first_word, outcome_of_fault, read_refusal
-from proxy.turn import Turn
+from proxy.providers.base import Prepared, ReplyFacts
+from proxy.providers.sse import split_events
+from proxy.pursuit import Pursuit
+from proxy.record import Ending, Recorder, Timing, Tried
+from proxy.refusal import Refusal, refusal_of_fault
+from proxy.resilience.failure import Failure
 
 _JSON = b"content-type: application/json\r\n"
-_EVENT_STREAM = b"text/event-stream"
-# A reply that has to be rewritten for the client is held whole, up to this size.
-_TRANSLATED_BYTES = 64 * 1024 * 1024
-# Pieces of body that may follow a stream's terminal event before its connection is given up.
-_LATE_PIECES = 4
+# The beginning of a stream that is held back until content comes; more than this is passed on.
+_HELD_BYTES = 64 * 1024
 # Of a request whose reply has begun to stream, what its decoder may still look at.
-_KEPT_MEMBERS = ("response_format", "text", "stream_options")
+_KEPT_MEMBERS = ("n", "response_format", "text", "stream_options")
+
 
 _log = logging.getLogger("llm_optimizer.exchange")
 
 
-class Context(Protocol):
+class Reserved(Protocol):
+    """What was set aside of the caller's limits. ``headers`` tell what is left of them."""
+
+    @property
+    def headers(self) -> bytes: ...
+
+    def settle(self, *, tokens: int | None, usd: float | None) -> None: ...
+
+
+class Context(pursuit.Context, Protocol):
     """What every exchange of a worker shares."""
 
     recorder: Recorder
-    turn: Turn
-    buffered_reply_bytes: int
 
     def finished(self) -> None: ...
 
 
 class Exchange:
-    """The state of one optimized request. Implements ``ReplySink`` and ``Listener``."""
+    """The state of one optimized request. Implements ``attempt.Owner`` and ``Listener``."""
 
     # Defaults of the class: most requests never set most of these, and every one is created on the hot path.
-    call: Call | None = None
-    _head: crossing.ReplyHead = crossing.ReplyHead()
-    _decoder: StreamDecoder | None = None
-    _inflate: Inflater | None = None
-    _aside: Aside | None = None
-    _streaming = False
+    _reservation: Reserved | None = None
+    own_rates = False
+    _hold: asyncio.TimerHandle | None = None
+    _seam: Seam | None = None
+    _said = ""
+    _cause: Refusal | None = None  # of the first cut
+    _first_id: str | None = None
+    _continued = False
     _recorded = False
-    _status = 0
-    _size = 0
-    _bound = 0
-    _late = 0
-    _sent_at = 0.0
-    _seen_at = 0.0
-    _first_at = 0.0
-    _last_at = 0.0
-    _gaps = 0
 
     def __init__(
         self,
@@ -85,159 +86,87 @@ class Exchange:
         self._request = request
         self._responder = responder
         self.request_id = request_id
-        self._envelope = envelope
-        self._decision = decision
+        self.envelope = envelope
+        self.decision = decision
         self._table_version = table_version
-        self._started_ms = started_ms
+        self.started_ms = started_ms
         self._request_bytes = len(request.body)
         self._prepared = prepared
-        self._parts: list[bytes] = []
+        self._pursuit = Pursuit(shared, self, request, envelope, decision)
+
+    def reserve(self, reservation: Reserved) -> None:
+        """Take over what was set aside for this request; it is settled when the request is recorded."""
+        self._reservation = reservation
+        self.own_rates = True
 
     def begin(self) -> None:
         """Send the prepared request upstream."""
-        prepared, request = self._prepared, self._request
-        handle = self._decision.arm.handle
-        head = handle.opening(prepared.path) + crossing.forwarded(request.headers)
-        for name, value in prepared.headers:
-            head += name + b": " + value + b"\r\n"
-        if handle.passthrough_auth:
-            authorization = request.headers.get(b"authorization")
-            if authorization is not None:
-                head += b"authorization: " + authorization + b"\r\n"
-        self._sent_at = perf_counter()
-        self.call = handle.pool.send(
-            b"%bcontent-length: %d\r\n\r\n" % (head, len(prepared.body)), prepared.body, self
-        )
+        self._pursuit.begin(self._prepared)
 
-    # What the upstream's connection reports.
+    # What attempts report.
 
-    def reply_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self._status = status
-        self._head = head = crossing.ReplyHead(headers)
-        if status != 200:
-            self._bound = ERROR_BYTES
-            return
-        codec = self._decision.arm.handle.codec
-        kind, encoding = head.content_type, head.encoding
-        if kind is None:
-            kind = head.content_type = _EVENT_STREAM if self._envelope.stream else b"application/json"
-        translates = codec.translates
-        self._bound = _TRANSLATED_BYTES if translates else self._shared.buffered_reply_bytes
-        if kind[:17].lower() == _EVENT_STREAM:
-            self._streaming = True
-            decoder = codec.stream(self._envelope, self._prepared)
-            self._forget_prompt()
-            if encoding is not None and not translates:
-                self._aside = Aside(encoding, decoder)
-            else:
-                self._decoder = decoder
-        elif encoding is not None and not translates:
-            self._aside = Aside(encoding, None)
-        if encoding is not None and translates:
-            self._decode_first(encoding)
-        if self._streaming or self._aside is not None:
-            self._responder.start(200, self._head_block(), None)
+    def opened(self, attempt: Attempt) -> None:
+        self._pursuit.opened(attempt)
+        decoder = attempt.decoder
+        if self._seam is not None and decoder is None:
+            attempt.fail(ProtocolFault("The upstream did not answer with a plain event stream."))
+        elif attempt.aside is not None:
+            self._commit(attempt)
+        elif decoder is not None and self._resumes:
+            decoder.keep_answer(ANSWER_BYTES)
 
-    def reply_body(self, data: bytes) -> None:
-        if self._recorded:
-            self._drain()
-            return
-        self._size += len(data)
-        if self._inflate is not None:
-            try:
-                data = self._inflate.feed(data)
-            except (TooLarge, zlib.error):
-                self._break_off(ProtocolFault("The upstream's compressed reply could not be decoded."))
-                return
-        decoder = self._decoder
-        if decoder is not None:
-            before = decoder.content_events
-            out = decoder.feed(data)
-            if decoder.content_events != before:
-                self._mark_content()
-            if decoder.terminal:
-                # Recorded first, then the bytes that tell the client that it is over.
-                self._parts += (out, decoder.finish())
-                self._end_stream()
-            elif out:
-                self._parts.append(out)
-            return
-        self._parts.append(data)
-        if self._aside is not None:
-            self._read_aside(self._aside, data)
-        elif self._size > self._bound:
-            self._outgrow()
+    def content_begun(self, attempt: Attempt) -> None:
+        if attempt.call is not None:
+            attempt.call.limit(self._pursuit.left())
 
-    def _read_aside(self, aside: Aside, data: bytes) -> None:
-        decoder = aside.decoder
-        before = decoder.content_events if decoder is not None else 0
-        aside.add(data)
-        if decoder is not None:
-            if decoder.content_events != before:
-                self._mark_content()
-            if decoder.terminal:
-                self._end_aside(aside)
-
-    def _outgrow(self) -> None:
-        """The reply is too large to be held back."""
-        if self._status != 200:
-            # What was said so far has to do; the rest is not worth the wait.
-            self._cancel()
-            self._seen_at = perf_counter()
-            self._end_error()
-        elif self._decision.arm.handle.codec.translates:
-            self._break_off(ProtocolFault(f"The upstream's reply is over the bound of {self._bound} bytes."))
-        else:
-            self._aside = Aside(None, None)
-            for part in self._parts:
-                self._aside.add(part)
-            self._responder.start(200, self._head_block(), None)
-
-    def reply_flush(self) -> None:
-        if self._parts and not self._recorded and (self._streaming or self._aside is not None):
-            self._responder.write(_joined(self._parts))
-            self._parts.clear()
-
-    def reply_end(self) -> None:
-        self.call = None
-        self._seen_at = perf_counter()
-        if self._decoder is None and self._aside is None:
-            self._shared.turn.do(self._finish)
-        else:
-            self._finish()
-
-    def _finish(self) -> None:
-        if self._recorded:
-            return
-        try:
-            self._end()
-        except Exception as error:  # noqa: BLE001  # whatever it is, the caller must not wait for ever
-            _log.error("a reply could not be finished: %s", type(error).__name__, exc_info=error)
-            if self._recorded:
-                self._responder.abort()
-                self._release()
-            else:
-                self.reply_failed(ProtocolFault("The upstream's reply could not be read."))
-
-    def reply_failed(self, fault: ProxyError) -> None:
-        self.call = None
-        if self._recorded:
-            return
-        self._seen_at = perf_counter()
-        outcome = outcome_of_fault(fault)
+    def output(self, attempt: Attempt) -> None:
         if not self._responder.started:
-            block = _JSON + self._ids_block() + crossing.retry_after(fault.status)
-            self._record(outcome, fault.status, error=fault.code)
-            self._responder.reply(fault.status, block, fault.body())
-        else:
-            self._record(outcome, 200, error=fault.code)
-            if self._decoder is not None:
-                # The blank line ends an event that was cut in half, which would swallow this one.
-                self._parts.append(b"\n\ndata: " + fault.body() + b"\n\n")
-                self._responder.finish(_joined(self._parts))
-            else:
-                self._responder.abort()
+            if attempt.aside is None and not self._may_commit(attempt):
+                return
+            self._commit(attempt)
+        data = joined(attempt.parts)
+        attempt.parts.clear()
+        if self._seam is not None:
+            data = self._seam.feed(data)
+        self._responder.write(data)
+
+    def answered(self, attempt: Attempt, body: bytes, facts: ReplyFacts) -> None:
+        cost = self._record(attempt, events.COMPLETED, 200)
+        block = self._head_block(attempt, self._overhead_ms(perf_counter()))
+        if cost is not None:
+            block += b"x-llm-optimizer-cost-usd: %.9g\r\n" % cost
+        self._responder.reply(200, block, body)
         self._release()
+
+    def ended(self, attempt: Attempt) -> None:
+        data = joined(attempt.parts)
+        if self._seam is not None:
+            data = self._seam.feed(data)
+        self._record(attempt, events.COMPLETED, 200)
+        if not self._responder.started:
+            self._responder.start(200, self._head_block(attempt), None)
+        self._responder.finish(data)
+        self._release()
+
+    def failed(self, attempt: Attempt, failure: Failure, refusal: Refusal) -> None:
+        try:
+            self._failed(attempt, failure, refusal)
+        except Exception:  # noqa: BLE001  # whatever it is, the caller must not wait for ever
+            _log.exception("a failure could not be followed up")
+            if not self._recorded:
+                self._tell(attempt, refusal)
+
+    def _failed(self, attempt: Attempt, failure: Failure, refusal: Refusal) -> None:
+        followed = self._pursuit
+        if followed.outlived(attempt):
+            return
+        if self._responder.started:
+            self._broken(attempt, failure, refusal)
+            return
+        attempt.parts.clear()
+        self._stop_hold()
+        if not followed.follow_up(attempt, failure):
+            self._refuse(attempt)
 
     # What the client's connection reports.
 
@@ -248,215 +177,241 @@ class Exchange:
         """See ``client_body``."""
 
     def client_gone(self) -> None:
-        self._cancel()
+        attempt = self._pursuit.give_up()
         if self._recorded:
             return
-        self._seen_at = perf_counter()
-        decoder = self._decoder
-        if decoder is not None and decoder.facts.error_type is not None:
-            # SDKs hang up on an error event: the failure is the upstream's, not the caller's choice.
-            decoder.estimate_usage()
-            self._record_read(decoder.facts)
-        elif decoder is not None and decoder.complete:
+        if attempt.is_whole:
             # Some clients stop reading at the finish reason; the answer was whole.
-            decoder.estimate_usage()
-            self._record(events.COMPLETED, 200, facts=decoder.facts)
+            self._record(attempt, events.COMPLETED, 200)
         else:
-            self._record(events.CENSORED, 499, error="client_gone")
+            self._record(attempt, events.CENSORED, 499, error="client_gone")
         self._release()
 
-    def server_stopping(self) -> None:
-        self._break_off(Overloaded("The proxy is being stopped. Send the request again."))
-
     def client_paused(self) -> None:
-        if self.call is not None:
-            self.call.pause()
+        current = self._pursuit.current
+        if current is not None and current.call is not None:
+            current.call.pause()
 
     def client_resumed(self) -> None:
-        if self.call is not None:
-            self.call.resume()
+        current = self._pursuit.current
+        if current is not None and current.call is not None:
+            current.alive_at = perf_counter()
+            current.call.resume()
+
+    def server_stopping(self) -> None:
+        attempt = self._pursuit.give_up()
+        if self._recorded:
+            return
+        fault = Overloaded("The proxy is being stopped. Send the request again.")
+        self._tell(attempt, refusal_of_fault(fault))
+
+    # A reply that has begun.
+
+    def _may_commit(self, attempt: Attempt) -> bool:
+        """Whether enough of a stream is there to begin the reply with."""
+        if attempt.size > _HELD_BYTES:
+            return True
+        if attempt.first_at == 0.0:
+            return False
+        rules = self.decision.route.resilience
+        if not rules.hold_s and not rules.hold_tokens:
+            return True
+        if rules.hold_tokens and attempt.chunks >= rules.hold_tokens:
+            return True
+        if rules.hold_s and self._hold is None:
+            self._hold = self._shared.call_later(rules.hold_s, self._end_hold, attempt)
+        return False
+
+    def _end_hold(self, attempt: Attempt) -> None:
+        if not attempt.over and attempt.parts:
+            self._commit(attempt)
+            self.output(attempt)
+
+    def _commit(self, attempt: Attempt) -> None:
+        """From here on the client has something."""
+        self._stop_hold()
+        self._responder.start(200, self._head_block(attempt), None)
+        if attempt.streaming and not self._resumes:
+            self._forget_prompt()
+
+    @property
+    def _resumes(self) -> bool:
+        return self.decision.route.resilience.resume and is_continuable(self.envelope)
+
+    def _broken(self, attempt: Attempt, failure: Failure, refusal: Refusal) -> None:
+        """The reply failed after the client got its beginning."""
+        if self._continue(attempt, failure, refusal):
+            return
+        self._tell(attempt, self._cause or refusal)
+
+    def _continue(self, attempt: Attempt, failure: Failure, refusal: Refusal) -> bool:
+        """Let another arm go on with the answer; False if none can."""
+        facts, decoder = attempt.facts, attempt.decoder
+        if not self._resumes or facts is None or decoder is None or facts.tool_calls:
+            return False
+        answer = decoder.answer()
+        if answer is None:
+            return False
+        said = self._said + (self._seam.joined(answer) if self._seam is not None else answer)
+        if not said.strip():
+            return False
+        spent = facts.output_tokens or 0
+
+        def ask(arm: CompiledArm) -> Envelope:
+            return continued(self.envelope, said, spent, arm)
+
+        if not self._pursuit.resume(attempt, failure, ask):
+            return False
+        self._flush_whole(attempt)
+        if self._cause is None:
+            self._cause, self._first_id = refusal, facts.response_id
+        self._continued |= self._seam is not None and self._seam.used
+        self._said, self._seam = said, Seam(said, facts, self._first_id)
+        return True
+
+    def _flush_whole(self, attempt: Attempt) -> None:
+        """Pass on what came before the cut, without the upstream's own error event."""
+        parts = split_events(joined(attempt.parts))
+        if attempt.told:
+            parts = parts[: next((i for i, part in enumerate(parts) if b'"error"' in part), len(parts))]
+        attempt.parts.clear()
+        data = b"".join(parts)
+        if data:
+            self._responder.write(self._seam.feed(data) if self._seam is not None else data)
 
     # Endings.
 
-    def _end(self) -> None:
-        decoder = self._decoder
-        if decoder is not None:
-            self._parts.append(decoder.finish())
-            # An error event of the upstream's own has told the client already.
-            told = decoder.facts.error_type not in (None, EVENT_TOO_LARGE)
-            if decoder.complete or told:
-                self._end_stream()
-            else:
-                self.reply_failed(ProtocolFault("The upstream ended the stream without its terminal event."))
-        elif self._aside is not None:
-            self._end_aside(self._aside)
-        elif self._status == 200:
-            self._end_unary()
-        else:
-            self._end_error()
+    def _refuse(self, attempt: Attempt) -> None:
+        """Nobody could answer: the caller is told why the first one could not."""
+        first = next((over for over in (*self._pursuit.tried, attempt) if over.refusal is not None), attempt)
+        assert first.refusal is not None
+        self._tell(attempt, first.refusal, shown=first)
 
-    def _end_unary(self) -> None:
-        codec = self._decision.arm.handle.codec
-        try:
-            body, facts = codec.unary(self._envelope, _joined(self._parts))
-        except ProxyError as fault:
-            self.reply_failed(fault)
-            return
-        if facts.error_type is not None:
-            self.reply_failed(
-                ProtocolFault("The upstream's reply was a 200 that carries an error or is not JSON.")
-            )
-            return
-        cost = self._record(events.COMPLETED, 200, facts=facts)
-        block = self._head_block(self._overhead_ms(perf_counter()))
-        if cost is not None:
-            block += b"x-llm-optimizer-cost-usd: %.9g\r\n" % cost
-        self._responder.reply(200, block, body)
-        self._release()
-
-    def _end_stream(self) -> None:
-        self._seen_at = perf_counter()
-        decoder = self._decoder
-        assert decoder is not None
-        self._record_read(decoder.facts)
-        self._responder.finish(_joined(self._parts))
-        self._release()
-
-    def _end_aside(self, aside: Aside) -> None:
-        """The end of a reply that went through untouched."""
-        self._seen_at = perf_counter()
-        facts = aside.facts(self._decision.arm.handle.codec, self._envelope)
-        if aside.truncated:
-            # There is no adding an error event to compressed bytes.
-            self._record(events.UPSTREAM_FAULT, 200, facts=facts, error=ProtocolFault.code)
+    def _tell(self, attempt: Attempt, refusal: Refusal, shown: Attempt | None = None) -> None:
+        """End with an error: as a reply if none was begun, else inside the stream."""
+        if not self._responder.started:
+            block = _JSON + refusal.head + self._ids_block(shown or attempt)
+            self._record(attempt, refusal.outcome, refusal.status, error=refusal.word)
+            self._responder.reply(refusal.status, block, refusal.body)
+        elif attempt.aside is not None:
+            # There is no adding an error event to bytes that are passed on as they come.
+            self._record(attempt, refusal.outcome, 200, error=refusal.word)
             self._responder.abort()
         else:
-            self._record_read(facts)
-            self._responder.finish(_joined(self._parts))
+            self._record(attempt, refusal.outcome, 200, error=refusal.word)
+            data = b"".join(attempt.parts)
+            if self._seam is not None:
+                data = self._seam.feed(data)
+            if not attempt.told:
+                data += b"data: " + refusal.body + b"\n\n"
+            self._responder.finish(data)
         self._release()
 
-    def _record_read(self, facts: ReplyFacts | None) -> None:
-        """Record a reply that the client has mostly seen: it says itself whether it failed."""
-        if facts is None or facts.error_type is None:
-            self._record(events.COMPLETED, 200, facts=facts)
-        else:
-            error = first_word(facts.error_code, facts.error_type, UpstreamFault.code)
-            self._record(events.UPSTREAM_FAULT, 200, facts=facts, error=error)
-
-    def _end_error(self) -> None:
-        refusal = read_refusal(
-            self._status, self._head.encoding, _joined(self._parts), self._decision.arm.handle
-        )
-        self._record(refusal.outcome, refusal.status, error=refusal.word)
-        self._responder.reply(refusal.status, _JSON + self._head.block + self._ids_block(), refusal.body)
-        self._release()
+    def _release(self) -> None:
+        # Cut the cycle with the responder, so that reference counting frees both at once.
+        self._responder.listener = None
+        self._stop_hold()
+        attempt = self._pursuit.close()
+        if attempt is not None and attempt.call is not None:
+            # Nobody is left to resume it when the client has read the last bytes.
+            attempt.call.resume()
+        self._shared.finished()
 
     # Pieces.
 
-    def _mark_content(self) -> None:
-        now = perf_counter()
-        if self._first_at == 0.0:
-            self._first_at = now
-        else:
-            self._gaps += 1
-        self._last_at = now
-
-    def _decode_first(self, encoding: bytes) -> None:
-        """A reply that must be translated is decoded before; what can't be is refused by its decoder."""
-        try:
-            self._inflate = Inflater(encoding, limit=_TRANSLATED_BYTES)
-        except KeyError:
-            self._inflate = None
-        self._head.encoding = None
+    def _stop_hold(self) -> None:
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
 
     def _forget_prompt(self) -> None:
         """A stream may last for minutes; what was asked is needed no more once it is being answered."""
-        envelope = self._envelope
+        envelope = self.envelope
         self._request.body = envelope.raw = self._prepared.body = b""
         envelope.doc = {name: envelope.doc[name] for name in _KEPT_MEMBERS if name in envelope.doc}
 
-    def _break_off(self, fault: ProxyError) -> None:
-        self._cancel()
-        self.reply_failed(fault)
-
-    def _cancel(self) -> None:
-        if self.call is not None:
-            self.call.cancel()
-            self.call = None
-
-    def _drain(self) -> None:
-        """The reply is over; an upstream that will not stop loses its connection."""
-        self._late += 1
-        if self._late > _LATE_PIECES:
-            self._cancel()
-
     def _overhead_ms(self, now: float) -> float:
-        """Our share of the time: everything but waiting for the upstream."""
-        waited = self._seen_at - self._sent_at
+        """Our share of the time: everything but waiting for upstreams."""
+        last = self._pursuit.current
+        waited = (last.seen_at or now) - self._pursuit.sent_at if last is not None else 0.0
         return max(0.0, now - self._request.body_at - waited) * 1000
 
-    def _ids_block(self, overhead_ms: float | None = None) -> bytes:
+    def _ids_block(self, attempt: Attempt, overhead_ms: float | None = None) -> bytes:
         if overhead_ms is None:
-            overhead_ms = (self._sent_at - self._request.body_at) * 1000
-        return b"%b%bx-llm-optimizer-attempts: 1\r\nx-llm-optimizer-overhead-ms: %.3f\r\n" % (
+            overhead_ms = (self._pursuit.sent_at - self._request.body_at) * 1000
+        block = b"%b%bx-llm-optimizer-attempts: %d\r\nx-llm-optimizer-overhead-ms: %.3f\r\n" % (
             crossing.ids_block(self.request_id),
-            self._decision.arm.block,
+            attempt.arm.block,
+            self._pursuit.made,
             overhead_ms,
         )
+        return block if self._reservation is None else block + self._reservation.headers
 
-    def _head_block(self, overhead_ms: float | None = None) -> bytes:
-        head = self._head
+    def _head_block(self, attempt: Attempt, overhead_ms: float | None = None) -> bytes:
+        head = attempt.head
         block = b"content-type: %b\r\n%b%b" % (
             head.content_type or b"application/json",
             head.block,
-            self._ids_block(overhead_ms),
+            self._ids_block(attempt, overhead_ms),
         )
         return block if head.encoding is None else block + b"content-encoding: %b\r\n" % head.encoding
 
-    def _record(
-        self, outcome: str, status: int, *, facts: ReplyFacts | None = None, error: str | None = None
-    ) -> float | None:
+    def _record(self, attempt: Attempt, outcome: str, status: int, error: str | None = None) -> float | None:
         self._recorded = True
         now = perf_counter()
-        decoder = self._decoder if self._aside is None else self._aside.decoder
-        if facts is None and decoder is not None:
-            facts = decoder.facts
-            decoder.estimate_usage()
-        first = self._first_at
-        return self._shared.recorder.request(
+        facts = attempt.read_facts()
+        first = attempt.first_at
+        body_at = self._request.body_at
+        cost = self._shared.recorder.request(
             self.request_id,
-            envelope=self._envelope,
-            decision=self._decision,
+            envelope=self.envelope,
+            decision=self.decision,
             table_version=self._table_version,
             facts=facts,
             timing=Timing(
-                started_ms=self._started_ms,
-                duration_ms=(now - self._request.body_at) * 1000,
+                started_ms=self.started_ms,
+                duration_ms=(now - body_at) * 1000,
                 overhead_ms=self._overhead_ms(now),
-                upstream_ms=(self._seen_at - self._sent_at) * 1000,
-                ttft_ms=(first - self._request.body_at) * 1000 if first else None,
-                itl_ms=(self._last_at - first) * 1000 / self._gaps if self._gaps else None,
-                chunks=decoder.content_events if decoder is not None else 0,
+                upstream_ms=((attempt.seen_at or now) - self._pursuit.sent_at) * 1000,
+                ttft_ms=(first - body_at) * 1000 if first else None,
+                itl_ms=(attempt.last_at - first) * 1000 / attempt.gaps if attempt.gaps else None,
+                chunks=attempt.chunks,
             ),
             ending=Ending(
                 outcome=outcome,
                 status=status,
                 error=error,
-                upstream_status=self._status or None,
-                upstream_request_id=self._head.request_id,
+                upstream_status=attempt.status or None,
+                upstream_request_id=attempt.head.request_id,
                 request_bytes=self._request_bytes,
-                response_bytes=self._size,
+                response_bytes=attempt.size,
             ),
+            tried=self._rows(attempt, error) if self._pursuit.tried else (),
+            continued=self._continued or (self._seam is not None and self._seam.used),
         )
+        if self._reservation is not None:
+            self._settle(attempt, facts, cost)
+        return cost
 
-    def _release(self) -> None:
-        # Cut the cycle with the responder, so that reference counting frees both at once.
-        self._responder.listener = None
-        if self.call is not None:
-            # Nobody is left to resume it when the client has read the last bytes.
-            self.call.resume()
-        self._shared.finished()
+    def _rows(self, last: Attempt, error: str | None) -> list[Tried]:
+        """All attempts for the log, the one that served the caller last."""
+        return [
+            Tried(
+                arm=over.arm,
+                why=over.why,
+                status=over.status or None,
+                error=(over.refusal.word if over.refusal is not None else error)
+                if over is last
+                else (over.refusal.word if over.refusal is not None else "hedged"),
+                ms=(over.seen_at - over.sent_at) * 1000 if over.seen_at else 0.0,
+                facts=over.facts,
+                randomised=over.why == events.FIRST and self.decision.randomised,
+            )
+            for over in (*(over for over in self._pursuit.tried if over is not last), last)
+        ]
 
-
-def _joined(parts: list[bytes]) -> bytes:
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    def _settle(self, last: Attempt, facts: ReplyFacts | None, cost: float | None) -> None:
+        assert self._reservation is not None
+        known = [over.facts for over in (*self._pursuit.tried, last) if over.facts is not None]
+        tokens = sum((seen.input_tokens or 0) + (seen.output_tokens or 0) for seen in known)
+        self._reservation.settle(tokens=tokens if known else None, usd=cost if facts is not None else None)

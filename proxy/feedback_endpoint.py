@@ -1,7 +1,8 @@
 """``POST /v1/feedback`` in a worker: check, append to the log, answer. Learning happens elsewhere.
 
-Ids are verified by their MAC, so a forged or foreign request id is refused without a look-up. Feedback that
-names a provider's response id goes to the optimizer process, which keeps the index of those.
+Ids are verified by their MAC, so a forged or foreign request id is refused without a look-up. While client keys are
+asked for, a caller may rate the requests of its own key only; those of others look like ids that never existed.
+Feedback that names a provider's response id goes to the optimizer process, which keeps the index of those.
 """
 
 from time import time
@@ -11,8 +12,10 @@ import orjson
 from optimizer import events
 from optimizer.feedback import FeedbackProblem, parse_feedback, to_event
 from optimizer.ids import verify
+from optimizer.keys import ClientKey
 from optimizer.log.writer import LogWriter, encode
 from proxy.admin_link import AdminLink
+from proxy.admission.keyring import KeyRefused, Keyring
 from proxy.errors import Overloaded, error_body
 from proxy.http1.messages import Request, Responder
 
@@ -22,13 +25,22 @@ _JSON = b"content-type: application/json\r\n"
 class FeedbackEndpoint:
     """Takes feedback for this node's requests."""
 
-    def __init__(self, *, log: LogWriter, source: str, key: bytes, admin: AdminLink) -> None:
+    def __init__(
+        self, *, log: LogWriter, source: str, key: bytes, admin: AdminLink, keyring: Keyring
+    ) -> None:
         self._log = log
         self._source = source
         self._key = key
         self._admin = admin
+        self._keyring = keyring
 
     def post(self, request: Request, responder: Responder) -> None:
+        """Take what ``request.caller`` says of its own requests; without client keys, of any."""
+        caller: ClientKey | None = request.caller
+        if caller is None and self._keyring.required:
+            refused = KeyRefused("Feedback needs the API key of the request that it is about.")
+            responder.reply(refused.status, _JSON, refused.body())
+            return
         try:
             items = parse_feedback(_loads(request.body))
         except FeedbackProblem as problem:
@@ -40,7 +52,8 @@ class FeedbackEndpoint:
         named = []
         for index, item in enumerate(items):
             request_id = item.request_id or ""
-            if verify(request_id, self._key) is None:
+            genuine = verify(request_id, self._key)
+            if genuine is None or (caller is not None and genuine.key_tag != caller.tag):
                 _refuse(
                     responder,
                     404,

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 
 REQUEST_ID = b"x-llm-optimizer-request-id"
 PIN = b"x-llm-optimizer-pin"
+CLIENT_KEY = b"x-llm-optimizer-key"
+KEY_TAG = b"x-llm-optimizer-key-tag"
 PEER = b"x-llm-optimizer-peer"
 WORKER = b"x-llm-optimizer-worker"
 
@@ -73,11 +75,14 @@ _FORWARDED_NAMES = frozenset(_FORWARDED)
 
 
 class ReplyHead:
-    """What matters of an upstream's reply head. ``block`` is what the client sees besides type and encoding."""
+    """What matters of an upstream's reply head. ``block`` is what the client sees besides type and encoding.
+
+    ``rates`` says whether the upstream's rate limits are among that: not if the caller has limits of ours.
+    """
 
     __slots__ = ("block", "content_type", "encoding", "request_id")
 
-    def __init__(self, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]] = (), *, rates: bool = True) -> None:
         self.content_type: bytes | None = None
         self.encoding: bytes | None = None
         self.request_id: str | None = None
@@ -85,7 +90,7 @@ class ReplyHead:
         for name, value in headers:
             rule = _RULES.get(name)
             if rule is None:
-                if name.startswith(_RATE_PREFIXES):
+                if rates and name.startswith(_RATE_PREFIXES):
                     block += b"%b: %b\r\n" % (name, value)
             elif rule == _PASS:
                 block += b"%b: %b\r\n" % (name, value)

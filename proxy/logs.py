@@ -23,7 +23,7 @@ _NAMED = re.compile(
     r"(?i)\b((?:bearer\s+)|(?:(?:x-)?api[-_]?key|authorization)[\\\"']*\s*[:=]\s*[\\\"']*(?!bearer))"
     r"[^\s\\\"',;]{4,}"
 )
-_KEY_SHAPES = re.compile(r"\b(?:sk|pk|rk|gsk|xai|lopt)[-_][A-Za-z0-9_\-]{8,}")
+_KEY_SHAPES = re.compile(r"\b(?:sk|pk|rk|gsk|xai|lopt|llmo)[-_][A-Za-z0-9_\-]{8,}")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 

@@ -4,7 +4,7 @@ Field meanings are in ``optimizer.events``. Nothing of the prompt, the completio
 here; only names, counts, times and numbers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import orjson
 from optimizer import events
 from optimizer.log.writer import LogWriter, encode
 from optimizer.routing import EMBEDDINGS
+from proxy.compiled import CompiledArm
 from proxy.dispatch import Decision, filtered_reasons
 from proxy.envelope import Envelope
 from proxy.pricing import cost_usd
@@ -55,6 +56,22 @@ class Ending:
     response_bytes: int = 0
 
 
+@dataclass(slots=True)
+class Tried:
+    """One of several attempts: what it was made for, how it ended, and what its reply said about itself.
+
+    ``status`` is the upstream's, None without one; ``error`` a stable word, None when it served the caller.
+    """
+
+    arm: CompiledArm
+    why: str
+    status: int | None
+    error: str | None
+    ms: float
+    facts: ReplyFacts | None
+    randomised: bool
+
+
 class Recorder:
     """Turns decisions and endings into events and appends them.
 
@@ -79,14 +96,27 @@ class Recorder:
         facts: ReplyFacts | None,
         timing: Timing,
         ending: Ending,
+        tried: Sequence[Tried] = (),
+        continued: bool = False,
     ) -> float | None:
-        """Append the event of a decided request; returns the cost in USD that it recorded, None when unknown."""
+        """Append the event of a decided request.
+
+        ``facts`` are of the attempt that served the caller, or of the last one. ``tried`` lists the attempts when
+        there were several, that one last; ``continued`` says that it went on where another was cut.
+
+        Returns:
+            The cost in USD that was recorded, of all attempts together; None when nothing is known of it.
+        """
         data = _ended(table_version, timing, ending)
         data["requested_model"] = envelope.model[:_NAME_CHARS]
         _decided(data, decision, envelope)
         _attempt(data, decision, timing, ending)
-        cost = _facts(data, decision, envelope.endpoint, facts)
-        arm, route = decision.arm, decision.route
+        arm, route = (tried[-1].arm if tried else decision.arm), decision.route
+        cost = _facts(data, arm, envelope.endpoint, facts, judged=not continued)
+        if tried:
+            cost = _attempts(data, decision, tried)
+        if continued:
+            data["continued"] = True
         self._count("" if route.plain else route.name, arm.id, decision.side.name, ending.outcome)
         if len(decision.side.arms) > events.INLINE_VECTOR_ARMS:
             data["vector"] = self._vector(decision, timing.started_ms)
@@ -249,6 +279,40 @@ def _attempt(data: dict[str, Any], decision: Decision, timing: Timing, ending: E
         data["chunks"] = timing.chunks
 
 
+def _attempts(data: dict[str, Any], decision: Decision, tried: Sequence[Tried]) -> float | None:
+    """Replace the one attempt by all there were; returns what they cost together."""
+    rows = [_attempt_row(attempt) for attempt in tried]
+    data["attempts"] = rows
+    if tried[-1].arm.id != decision.arm.id:
+        data["served_by"] = tried[-1].arm.id
+    known: list[float] = [row["cost_usd"] for row in rows if row["cost_usd"] is not None]
+    cost = sum(known) if known else None
+    data["cost_usd"] = cost
+    return cost
+
+
+def _attempt_row(attempt: Tried) -> dict[str, Any]:
+    arm, facts = attempt.arm, attempt.facts
+    price = arm.price
+    return {
+        "arm": arm.id,
+        "upstream": arm.model.upstream,
+        "status": attempt.status,
+        "error": attempt.error,
+        "ms": round(attempt.ms, 3),
+        "randomised": attempt.randomised,
+        "why": attempt.why,
+        "model": arm.model.name,
+        "model_key": arm.arm.model_key,
+        "variant_key": arm.arm.variant_key,
+        "cost_usd": cost_usd(price, facts) if price is not None and facts is not None else None,
+        "price_version": price.version if price is not None else None,
+        "input_tokens": facts.input_tokens if facts is not None else None,
+        "output_tokens": facts.output_tokens if facts is not None else None,
+        "usage_source": facts.usage_source if facts is not None else "none",
+    }
+
+
 def _tried(
     arm: str | None, upstream: str, data: dict[str, Any], ending: Ending, *, randomised: bool
 ) -> dict[str, Any]:
@@ -262,7 +326,9 @@ def _tried(
     }
 
 
-def _facts(data: dict[str, Any], decision: Decision, endpoint: str, facts: ReplyFacts | None) -> float | None:
+def _facts(
+    data: dict[str, Any], arm: CompiledArm, endpoint: str, facts: ReplyFacts | None, *, judged: bool
+) -> float | None:
     if facts is None:
         data["usage_source"] = "none"
         data["cost_usd"] = None
@@ -288,10 +354,12 @@ def _facts(data: dict[str, Any], decision: Decision, endpoint: str, facts: Reply
             data["cache_write_1h_tokens"] = facts.cache_write_1h_tokens
     if facts.reasoning_tokens:
         data["reasoning_tokens"] = facts.reasoning_tokens
-    price = decision.arm.price
+    if facts.skipped_events:
+        data["skipped_events"] = facts.skipped_events
+    price = arm.price
     cost = cost_usd(price, facts) if price is not None else None
     data["cost_usd"] = cost
-    if data["outcome"] == events.COMPLETED and endpoint != EMBEDDINGS:
+    if judged and data["outcome"] == events.COMPLETED and endpoint != EMBEDDINGS:
         data["signals"] = _signals(facts)
     return cost
 

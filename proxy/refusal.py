@@ -4,28 +4,43 @@ An upstream's words are passed on to the caller, in OpenAI's shape. Into the log
 """
 
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import orjson
+
 from optimizer import events
+from proxy import headers as crossing
 from proxy.compiled import UpstreamHandle
-from proxy.errors import ClientFault, CredentialsRefused, ProtocolFault, ProxyError, UpstreamFault
+from proxy.errors import ClientFault, CredentialsRefused, ProtocolFault, ProxyError, UpstreamFault, error_body
 from proxy.inflate import Inflater, TooLarge
+from proxy.providers.base import ReplyFacts
+from proxy.providers.sse import event_data, split_events
+from proxy.resilience.failure import Failure, of_fault, of_status
 
 # What is read of an error reply, as it comes and decoded.
 ERROR_BYTES = 64 * 1024
 _INFLATED_BYTES = 1024 * 1024
 _AUTH_STATUSES = (401, 403)
 _WORD_CHARS = 40
+# What an error inside a stream would have been as a status.
+_STREAM_STATUSES = (
+    ("rate_limit", 429),
+    ("overloaded", 503),
+    ("invalid_request", 400),
+    ("authentication", 401),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """``outcome`` is one of ``events.OUTCOMES``; ``status`` and ``body`` are for the caller; ``word`` is logged."""
+    """``outcome`` is one of ``events.OUTCOMES``; the caller gets ``status``, ``head``, ``body``; ``word`` is logged."""
 
     outcome: str
     status: int
     body: bytes
     word: str
+    head: bytes = b""
 
 
 def outcome_of(status: int, *, own_key: bool) -> str:
@@ -44,24 +59,99 @@ def outcome_of_fault(fault: ProxyError) -> str:
     return events.CALLER_FAULT if isinstance(fault, ClientFault) else events.CENSORED
 
 
-def read_refusal(status: int, encoding: bytes | None, body: bytes, handle: UpstreamHandle) -> Refusal:
-    """Judge a final reply that is not 200. ``body`` may have been cut short."""
+def refusal_of_fault(fault: ProxyError) -> Refusal:
+    """What the caller is told of a fault of our own making."""
+    head = crossing.retry_after(fault.status)
+    return Refusal(outcome_of_fault(fault), fault.status, fault.body(), fault.code, head)
+
+
+def read_refusal(
+    status: int,
+    head: crossing.ReplyHead,
+    body: bytes,
+    headers: Iterable[tuple[bytes, bytes]],
+    handle: UpstreamHandle,
+    *,
+    now: float,
+) -> tuple[Refusal, Failure]:
+    """Judge a final reply that is not 200. ``body`` may have been cut short; ``now`` is Unix seconds."""
     if status < 400:
         fault = ProtocolFault(f"The upstream answered {status}, which the proxy does not follow.")
-        return Refusal(events.UPSTREAM_FAULT, 502, fault.body(), fault.code)
-    outcome = outcome_of(status, own_key=not handle.passthrough_auth)
+        return Refusal(events.UPSTREAM_FAULT, 502, fault.body(), fault.code, head.block), of_fault(fault)
+    own_key = not handle.passthrough_auth
+    outcome = outcome_of(status, own_key=own_key)
+    shaped, kind, code = handle.codec.error(status, _plain(head.encoding, body))
+    failure = of_status(
+        status,
+        own_key=own_key,
+        code=code,
+        kind=kind,
+        message=_message_of(shaped),
+        headers=headers,
+        now=now,
+    )
     if outcome == events.CENSORED and status in _AUTH_STATUSES:
         # A 401 would send the caller looking at its own key.
         refused = CredentialsRefused(handle.upstream.name, status)
-        return Refusal(outcome, refused.status, refused.body(), refused.code)
-    shaped, kind, code = handle.codec.error(status, _plain(encoding, body))
+        return Refusal(outcome, refused.status, refused.body(), refused.code, head.block), failure
     shown = 503 if status > 504 else status
-    return Refusal(outcome, shown, shaped, first_word(code, kind, "upstream_refused"))
+    block = head.block
+    if shown in (429, 503) and b"retry-after" not in block:
+        block += crossing.retry_after(503)
+    return Refusal(outcome, shown, shaped, first_word(code, kind, "upstream_refused"), block), failure
+
+
+def broken_reply(facts: ReplyFacts) -> tuple[Failure, Refusal]:
+    """A 200 that carries an error, or is not JSON."""
+    fault = ProtocolFault("The upstream's reply was a 200 that carries an error or is not JSON.")
+    failure = (
+        _as_status(facts) if facts.error_code or facts.error_type != "invalid_reply" else of_fault(fault)
+    )
+    return failure, refusal_of_fault(fault)
+
+
+def stream_error(facts: ReplyFacts, told: bytes) -> tuple[Failure, Refusal]:
+    """An error event of the upstream's own, in ``told``: what a reply of the status it would have had means."""
+    failure = _as_status(facts)
+    word = first_word(facts.error_code, facts.error_type, UpstreamFault.code)
+    body = _event_with_error(told) or error_body(
+        "The upstream reported an error in its stream.", kind=UpstreamFault.kind, code=word
+    )
+    status = failure.status if failure.status in (429, 503) else UpstreamFault.status
+    head = crossing.retry_after(503) if status != UpstreamFault.status else b""
+    return failure, Refusal(events.UPSTREAM_FAULT, status, body, word, head)
+
+
+def _event_with_error(block: bytes) -> bytes | None:
+    """The data of the event that tells of the error, if it has OpenAI's shape."""
+    for event in reversed(split_events(block)):
+        data = event_data(event).strip()
+        if b'"error"' in data and _message_of(data):
+            return data
+    return None
+
+
+def _as_status(facts: ReplyFacts) -> Failure:
+    words = f"{facts.error_type} {facts.error_code}".lower()
+    status = next((status for mark, status in _STREAM_STATUSES if mark in words), 500)
+    return of_status(
+        status, own_key=True, code=facts.error_code, kind=facts.error_type, message="", headers=(), now=0.0
+    )
+
+
+def _message_of(shaped: bytes) -> str:
+    """The text of an error in OpenAI's shape."""
+    try:
+        message = orjson.loads(shaped)["error"]["message"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return ""
+    return message if type(message) is str else ""
 
 
 def first_word(*candidates: str | None) -> str:
     """The first that may enter the log; the last one is taken in any case. An upstream's codes can be any text."""
-    return next((text for text in candidates if text is not None and is_word(text)), candidates[-1] or "")
+    word = next((text for text in candidates if text is not None and is_word(text)), candidates[-1] or "")
+    return f"upstream_{word}" if word in events.OUR_WORDS else word
 
 
 def is_word(text: str) -> bool:

@@ -1,9 +1,13 @@
 """``llm-optimizer serve``: starts N workers and one optimizer, restarts what dies, fans out signals.
 
-The invariant is isolation: no child's death takes another child, and the supervisor itself holds nothing that a
-request needs. The optimizer reads the configuration and says where to listen; the workers bind the port. Secret
-values that stand literally in the configuration travel from the optimizer through here to the workers, in memory
-only. Standard library only (with ``optimizer.log.node``), because everything waits for this module.
+The invariant is isolation: no child's death takes another child, and the supervisor answers no request itself. The
+optimizer reads the configuration and says where to listen; the listening sockets are made here, so that what waits in
+them survives their worker. Secret values that stand literally in the configuration travel from the optimizer through
+here to the workers, in memory only. Standard library only (with ``optimizer.log.node``), because everything waits for
+this module.
+
+SIGTERM drains, SIGINT drains without the drain delay, a second signal cuts what is left, a third kills. SIGHUP
+reloads the configuration, SIGUSR2 replaces the workers one after the other.
 """
 
 import asyncio
@@ -13,7 +17,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +27,9 @@ from optimizer.durable import replace_file
 from optimizer.log.node import StateDirectory
 from proxy.logs import LOGGER_NAME, Redactor
 from proxy.supervisor_child import Child
-from proxy.supervisor_link import Message
+from proxy.supervisor_link import DRAIN, QUICKLY, Message
+from proxy.supervisor_sockets import SlotSockets, StartRefused, base_url, open_slots
+from proxy.supervisor_workers import Workers
 
 EXIT_CONFIG: Final = 78
 """Exit status of an optimizer that refuses its configuration (sysexits' EX_CONFIG): trying again can't help."""
@@ -35,12 +40,9 @@ LONGEST_SOCKET_PATH: Final = 103
 _EARLY_DEATHS: Final = 3
 _OPTIMIZER_PATIENCE_S: Final = 15.0
 _WORKER_GRACE_S: Final = 5.0
+_AT_ONCE_S: Final = 2.0
 
 _log = logging.getLogger(LOGGER_NAME)
-
-
-class StartRefused(Exception):
-    """``serve`` can't start here; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +115,14 @@ class Supervisor:
         self._state = StateDirectory(options.state_dir)
         self._secrets: dict[str, str] = {}
         self._about: Message = {}
-        self._workers: list[Child] = []
+        self._workers: Workers | None = None
         self._early_deaths = 0
         self._announced = False
-        self._port_holder: socket.socket | None = None
         self._listen: Listen | None = None
         self._wanted: asyncio.Future[Mapping[str, Any]] | None = None
         self._stop = asyncio.Event()
         self._signals = 0
+        self._how = DRAIN
         self._exit_status = 0
         self._optimizer = Child(
             "optimizer",
@@ -139,21 +141,26 @@ class Supervisor:
         check_socket_path(self._state.optimizer_socket)
         with _held(self._state.run_directory / "serve.lock"):
             loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._on_stop_signal)
-            loop.add_signal_handler(signal.SIGHUP, self._on_reload_signal)
+            handlers: dict[signal.Signals, Callable[[], None]] = {
+                signal.SIGTERM: lambda: self._on_stop_signal(DRAIN),
+                signal.SIGINT: lambda: self._on_stop_signal(QUICKLY),
+                signal.SIGHUP: self._on_reload_signal,
+                signal.SIGUSR2: self._on_restart_signal,
+            }
+            for number, handler in handlers.items():
+                loop.add_signal_handler(number, handler)
             self._wanted = loop.create_future()
-            tasks = [loop.create_task(self._optimizer.keep(), name="optimizer")]
+            optimizer = loop.create_task(self._optimizer.keep(), name="optimizer")
             try:
                 wanted = await self._first(self._wanted)
                 if wanted is not None:
-                    self._listen = self._settle(wanted)
-                    self._start_workers(self._listen)
-                    tasks += [loop.create_task(child.keep(), name=child.name) for child in self._workers]
+                    self._listen, slots = self._settle(wanted)
+                    self._workers = self._make_workers(self._listen, slots)
+                    self._workers.start()
                     await self._stop.wait()
             finally:
-                await self._shut_down(tasks)
-                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                await self._shut_down(optimizer)
+                for number in handlers:
                     loop.remove_signal_handler(number)
             return self._exit_status
 
@@ -175,7 +182,7 @@ class Supervisor:
     async def _stopped(self) -> None:
         await self._stop.wait()
 
-    def _settle(self, wanted: Mapping[str, Any]) -> Listen:
+    def _settle(self, wanted: Mapping[str, Any]) -> tuple[Listen, list[SlotSockets]]:
         options = self._options
         host = options.host if options.host is not None else str(wanted["host"])
         port = options.port if options.port is not None else int(wanted["port"])
@@ -183,36 +190,35 @@ class Supervisor:
         if sys.platform == "darwin" and workers > 1:
             _log.warning("macOS does not spread connections over SO_REUSEPORT sockets: one worker is started")
             workers = 1
-        self._port_holder = hold_port(host, port)
-        port = self._port_holder.getsockname()[1]
-        return Listen(
+        slots = open_slots(host, port, max(1, workers))
+        listen = Listen(
             host,
-            port,
-            max(1, workers),
+            slots[0].port,
+            len(slots),
             drain_s=float(wanted.get("drain_s", 30.0)),
             log_level=options.log_level or str(wanted.get("log_level", "info")),
             log_style=options.log_style or str(wanted.get("log_style", "auto")),
         )
+        return listen, slots
 
-    def _start_workers(self, listen: Listen) -> None:
-        def command(_: int) -> Sequence[str]:
+    def _make_workers(self, listen: Listen, slots: Sequence[SlotSockets]) -> Workers:
+        def command(descriptors: Sequence[int]) -> Sequence[str]:
             return self._commands.worker(
-                *("--state-dir", str(self._state.path), "--host", listen.host, "--port", str(listen.port)),
+                *("--state-dir", str(self._state.path)),
+                *[text for descriptor in descriptors for text in ("--listen-fd", str(descriptor))],
                 *("--incarnation", str(self._state.allocate_incarnation())),
                 *("--log-level", listen.log_level),
                 *("--log-style", listen.log_style),
             )
 
-        self._workers = [
-            Child(
-                f"worker-{number}",
-                command,
-                greet=self._greet_worker,
-                on_message=self._from_worker,
-                on_exit=self._child_ended,
-            )
-            for number in range(1, listen.workers + 1)
-        ]
+        return Workers(
+            slots,
+            command,
+            greet=self._greet_worker,
+            on_message=self._from_worker,
+            on_exit=self._child_ended,
+            patience_s=listen.drain_s + _WORKER_GRACE_S,
+        )
 
     def _optimizer_command(self, start: int) -> Sequence[str]:
         options = self._options
@@ -235,7 +241,7 @@ class Supervisor:
         if "secrets" in message:
             self._secrets = dict(message["secrets"])
             self._redactor.learn(self._secrets.values())
-            for worker in self._workers:
+            for worker in self._workers or ():
                 worker.send({"secrets": self._secrets})
         if "about" in message:
             self._about = dict(message["about"])
@@ -243,12 +249,21 @@ class Supervisor:
             self._wanted.set_result(message["listen"])
 
     def _from_worker(self, child: Child, message: Message) -> None:
+        if self._workers is None:
+            return
+        if "draining" in message:
+            # It knows the limits in force now; what was settled at start may have changed since.
+            child.allow(float(message["draining"]) + _WORKER_GRACE_S)
+        if "leaving" in message and not self._stop.is_set():
+            _log.info("%s was asked to end by a signal: it is replaced", child.name)
+            self._workers.replace_soon(child)
         if "ready" not in message:
             return
-        child.ready = True
+        child.is_ready()
+        self._write_pids()
         if self._announced:
             _log.info("%s is ready again", child.name)
-        elif all(worker.ready for worker in self._workers):
+        elif all(worker.ready for worker in self._workers.current):
             self._announced = True
             self._say_ready()
 
@@ -283,38 +298,54 @@ class Supervisor:
             self._announce(f"new admin key, shown once: {new_key}")
 
     def _write_pids(self) -> None:
+        workers = self._workers
+        current = [] if workers is None else workers.current
         pids = {
             "supervisor": os.getpid(),
             "optimizer": self._optimizer.pid,
-            "workers": [worker.pid for worker in self._workers],
+            "workers": [worker.pid for worker in current],
+            "moving": [worker.pid for worker in workers or () if worker not in current and worker.pid],
         }
         # For operators and tests only; nothing in the product reads it.
         with contextlib.suppress(OSError):
             replace_file(self._state.pids_file, json.dumps(pids).encode())
 
-    def _on_stop_signal(self) -> None:
+    def _on_stop_signal(self, how: str) -> None:
         self._signals += 1
         if self._signals == 1:
             _log.info("stopping: draining the workers; a second signal ends at once")
+            self._how = how
             self._stop.set()
             return
-        self._exit_status = 1
-        for child in (*self._workers, self._optimizer):
+        if self._signals == 2:
+            if self._workers is not None:
+                self._workers.hurry(_AT_ONCE_S)
+            self._optimizer.allow(_AT_ONCE_S)
+            return
+        for child in (*(self._workers or ()), self._optimizer):
             child.kill()
 
     def _on_reload_signal(self) -> None:
         if not self._optimizer.send({"reload": True}):
             _log.warning("reload asked for, but the optimizer is away; it reads the file when it starts")
 
-    async def _shut_down(self, tasks: Sequence["asyncio.Task[None]"]) -> None:
+    def _on_restart_signal(self) -> None:
+        if self._workers is None or not self._announced or self._stop.is_set():
+            _log.warning("a rolling restart was asked for, but the workers are starting or stopping")
+            return
+        self._workers.replace_all_soon()
+
+    async def _shut_down(self, optimizer: "asyncio.Task[None]") -> None:
         self._stop.set()
-        drain_s = self._listen.drain_s if self._listen is not None else 0.0
-        await asyncio.gather(*(worker.stop(drain_s + _WORKER_GRACE_S) for worker in self._workers))
+        ended = True
+        if self._workers is not None:
+            ended = await self._workers.stop(self._how)
         # The optimizer goes last, so that it can fold what the draining workers logged.
-        await self._optimizer.stop(_OPTIMIZER_PATIENCE_S)
-        await asyncio.gather(*tasks)
-        if self._port_holder is not None:
-            self._port_holder.close()
+        patience_s = _OPTIMIZER_PATIENCE_S if self._signals < 2 else _AT_ONCE_S
+        ended &= await self._optimizer.stop(patience_s)
+        await optimizer
+        if not ended:
+            self._exit_status = max(self._exit_status, 1)
         with contextlib.suppress(OSError):
             self._state.pids_file.unlink()
 
@@ -330,54 +361,6 @@ def check_socket_path(path: Path) -> None:
             f"the path {path} is longer than the {LONGEST_SOCKET_PATH} bytes that a unix socket may have. "
             "Choose a state directory with a shorter path (--state-dir)."
         )
-
-
-def hold_port(host: str, port: int) -> socket.socket:
-    """Reserve an address for SO_REUSEPORT listeners of this user; the socket never listens itself.
-
-    A listener of somebody else is found here, with one clear message, and port 0 becomes one port for all workers.
-
-    Raises:
-        StartRefused: The address is taken, not ours, or unknown.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise StartRefused(f"the host {host!r} can't be listened on: {error}") from error
-    # SO_REUSEPORT alone would let two products of one user share the port silently: ask without it first.
-    if port:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            _bind(probe, address)
-    holder = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        _bind(holder, address)
-    except StartRefused:
-        holder.close()
-        raise
-    return holder
-
-
-def base_url(host: str, port: int) -> str:
-    """The URL a local client uses for a listener on ``host``."""
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - compared, not bound
-    if ":" in shown and not shown.startswith("["):
-        shown = f"[{shown}]"
-    return f"http://{shown}:{port}"
-
-
-def _bind(sock: socket.socket, address: Any) -> None:
-    try:
-        sock.bind(address)
-    except OSError as error:
-        raise StartRefused(
-            f"can't listen on {address[0]}:{address[1]}: {error.strerror}. "
-            "Stop what uses it, or choose another port with --port."
-        ) from error
 
 
 @contextlib.contextmanager

@@ -9,12 +9,22 @@ and the supervisor start through this module.
 import json
 import socket
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
 Message = dict[str, Any]
+
+# How a child is told to stop: ``{"stop": ...}``. Workers know the difference.
+DRAIN: Final = "drain"
+"""Not ready any more, but serving for the drain delay; then no new connection, and what is under way ends."""
+QUICKLY: Final = "quickly"
+"""The same without the delay: nobody else is going to send callers elsewhere."""
+RETIRE: Final = "retire"
+"""Another process of the slot has taken over: let go of the port, answer what is under way or just coming."""
+AT_ONCE: Final = "at once"
+"""Cut what is under way, so that its callers can see it, and end."""
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
 _SEND_TIMEOUT_S = 5.0

@@ -10,11 +10,12 @@ import ctypes
 import gc
 import logging
 import signal
+import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
-from time import monotonic, time
+from time import monotonic, perf_counter, time
 
 import uvloop
 
@@ -26,16 +27,22 @@ from optimizer.log.writer import DETAIL, LogWriter, WriterBounds, encode, event_
 from optimizer.routing import Limits, RoutingTable, Upstream
 from optimizer.table_file import TableReader
 from proxy.admin_link import AdminLink
+from proxy.admission.keyring import Keyring
+from proxy.admission.lease_client import LeaseClient
+from proxy.admission.meter import Meters
+from proxy.admission.shedding import Shedder
 from proxy.app import DataPlane
-from proxy.compiled import Compiler
+from proxy.compiler import Compiler
 from proxy.config.resolver import SecretResolver
 from proxy.feedback_endpoint import FeedbackEndpoint
 from proxy.http1.client import Origin, Pool
 from proxy.http1.server import Server
 from proxy.logs import configure
 from proxy.record import Recorder
-from proxy.supervisor_link import Link, Message
+from proxy.resilience.breaker import Board
+from proxy.supervisor_link import QUICKLY, Link, Message
 from proxy.turn import Turn
+from proxy.worker_departure import Departure
 from proxy.worker_stats import OutcomeCounts, process_facts
 
 ROLE = "worker"
@@ -79,22 +86,19 @@ class Worker:
             bounds=WriterBounds() if first is None else WriterBounds(segment_bytes=first.segment_bytes),
         )
         self._counts = OutcomeCounts()
+        self.keyring = Keyring(state.key_file, pepper=state.key_pepper, now=time)
         self._admin_pool = Pool(_optimizer_origin(str(state.optimizer_socket)), loop=loop)
-        admin = AdminLink(self._admin_pool, token=state.worker_token, worker=incarnation)
-        self.plane = DataPlane(
-            ids=RequestIds(node=state.node, incarnation=incarnation, key=state.id_key),
-            recorder=Recorder(self._writer, source=self._source, count=self._counts.add),
-            admin=admin,
-            feedback=FeedbackEndpoint(log=self._writer, source=self._source, key=state.id_key, admin=admin),
-            uniform=Random(uniform_seed).random,  # noqa: S311 - draws of a bandit, not secrets
-            turn=Turn(loop.call_soon),
-        )
+        leases = LeaseClient(self._admin_pool, token=state.worker_token, worker=incarnation)
+        self.meters = Meters(ask=leases, now=time, loop=loop)
+        self.plane = self._make_plane(Random(uniform_seed).random)  # noqa: S311 - draws of a bandit, not secrets
         self._retired: list[Pool] = []
+        self._board = Board(clock=perf_counter, uniform=self.plane.uniform)
         self._compiler = Compiler(
             make_pool=lambda origin: Pool(origin, loop=loop),
             resolve_secret=resolver.resolve,
             retire=self._retired.append,
             unit_secret=state.id_key,
+            board=self._board,
         )
         self.server = Server(self.plane, lambda: self._limits, loop=loop)
         self._timers: list[asyncio.TimerHandle] = []
@@ -104,23 +108,62 @@ class Worker:
         if first is not None:
             self._use(first)
 
+    def _make_plane(self, uniform: Callable[[], float]) -> DataPlane:
+        """The application, with the parts that it shares with nobody."""
+        state, loop, incarnation = self._state, self._loop, self._incarnation
+        admin = AdminLink(self._admin_pool, token=state.worker_token, worker=incarnation)
+        return DataPlane(
+            ids=RequestIds(node=state.node, incarnation=incarnation, key=state.id_key),
+            recorder=Recorder(self._writer, source=self._source, count=self._counts.add),
+            admin=admin,
+            feedback=FeedbackEndpoint(
+                log=self._writer, source=self._source, key=state.id_key, admin=admin, keyring=self.keyring
+            ),
+            uniform=uniform,
+            keyring=self.keyring,
+            meters=self.meters,
+            turn=Turn(loop.call_soon, Shedder(self._limits.shed_delay_s)),
+            call_later=loop.call_later,
+        )
+
     async def start(self, host: str, port: int, *, reuse_port: bool = False) -> int:
         """Listen and start the timers. Returns the port."""
         self.refresh()
         bound = await self.server.listen(host, port, reuse_port=reuse_port)
+        self._begin()
+        return bound
+
+    async def start_on(self, sockets: Sequence[socket.socket]) -> int:
+        """Listen on sockets that are bound already, and start the timers. Returns their port."""
+        self.refresh()
+        ports = [await self.server.listen_socket(sock) for sock in sockets]
+        self._begin()
+        return ports[0]
+
+    def _begin(self) -> None:
         self._due = self._loop.time() + _TABLE_POLL_S
         self._timers = [
             self._loop.call_later(_TABLE_POLL_S, self._poll),
             self._loop.call_later(_STATS_S, self._report),
         ]
-        return bound
+
+    @property
+    def limits(self) -> Limits:
+        """The limits in force."""
+        return self._limits
 
     async def stop(self, drain_s: float | None = None) -> int:
         """Stop accepting, let requests finish within ``drain_s``, close. Returns how many were cut."""
         self.plane.draining = True
         cut = await self.server.drain(self._limits.drain_s if drain_s is None else drain_s)
+        self.close()
+        return cut
+
+    def close(self) -> None:
+        """Report and write out what is left; nothing is served any more."""
         for timer in self._timers:
             timer.cancel()
+        self.meters.close()
         self._append_report()
         if self.plane.table is not None:
             for handle in self.plane.table.handles.values():
@@ -128,10 +171,10 @@ class Worker:
         for pool in (*self._retired, self._admin_pool):
             pool.close()
         self._writer.close()
-        return cut
 
     def refresh(self) -> bool:
-        """Take over a new table if there is one; True when the table changed."""
+        """Take over new client keys, and a new table if there is one; True when the table changed."""
+        self.keyring.poll()
         table = self._reader.poll()
         if table is None:
             return False
@@ -144,6 +187,10 @@ class Worker:
             self._unusable += 1
             _log.exception("the new routing table could not be used; the old one stays")
             return False
+        self.keyring.required = table.access.client_keys
+        self.meters.rates_open = table.access.rates_open
+        self.meters.budgets_open = table.access.budgets_open
+        self.meters.prepare([(f"route:{r.name}", r.quota) for r in table.routes if r.quota is not None])
         self._limits = table.limits
         self._guard_lease_s = table.guard_lease_s
         self.plane.use(compiled)
@@ -165,6 +212,7 @@ class Worker:
         self.refresh()
         self.plane.guarded = age_s(self._state.guard_file, time()) <= self._guard_lease_s
         self._close_retired()
+        self._board.tick()
         self._due = now + _TABLE_POLL_S
         self._timers[0] = self._loop.call_later(_TABLE_POLL_S, self._poll)
 
@@ -192,10 +240,16 @@ class Worker:
             "routes": rows,
             "in_flight": self.plane.in_flight,
             "connections": self.server.open_connections,
+            "buffered_bytes": self.server.buffered_bytes,
+            "shed": self.plane.turn.shedder.refused,
+            "evicted": self.server.evicted,
             "upstreams": {name: (pool.busy, pool.idle, pool.waiting) for name, pool in pools.items()},
             "lost": dict(self._writer.lost),
+            "log": self._writer.state(),
             "refused_tables": self._reader.refused.total() + self._unusable,
+            "refused_key_files": self.keyring.refused.total(),
             "guarded": self.plane.guarded,
+            "breakers": self._board.report(),
             "loop_lag_ms": round(self._lag_ms, 3),
             "uptime_s": round(now - self._started, 3),
             **process_facts(),
@@ -226,42 +280,31 @@ def _optimizer_origin(socket: str) -> Origin:
 
 async def _main(options: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    now = asyncio.Event()
     state = StateDirectory(Path(options.state_dir))
     worker = Worker(state, incarnation=options.incarnation, resolver=SecretResolver.from_process())
-
-    def stop() -> None:
-        (now if stopping.is_set() else stopping).set()
-
+    link = Link.from_descriptor(options.link_fd) if options.link_fd is not None else None
+    departure = Departure(worker, tell=link.send if link is not None else None)
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop)
+        loop.add_signal_handler(name, departure.on_signal)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
-    link: Link | None = None
-    if options.link_fd is not None:
-        link = Link.from_descriptor(options.link_fd)
+    if link is not None:
 
         def receive(message: Message) -> None:
             if "secrets" in message:
                 worker.learn_secrets(message["secrets"])
-            if message.get("stop"):
-                stop()
+            if "stop" in message:
+                departure.ask(message["stop"])
 
-        link.attach(loop, on_message=receive, on_end=stop)
-    port = await worker.start(options.host, options.port, reuse_port=True)
+        # Without its supervisor nobody starts a successor, and the next `serve` needs the port.
+        link.attach(loop, on_message=receive, on_end=lambda: departure.ask(QUICKLY))
+    port = await worker.start_on([socket.socket(fileno=number) for number in options.listen_fd])
     # What lives until the end need not be looked at by every collection, and requests leave no cycles behind.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     if link is not None:
         link.send({"ready": {"port": port, "incarnation": options.incarnation}})
-    await stopping.wait()
-    drained = asyncio.ensure_future(worker.stop())
-    hurry = asyncio.ensure_future(now.wait())
-    await asyncio.wait((drained, hurry), return_when=asyncio.FIRST_COMPLETED)
-    if not drained.done():
-        drained.cancel()
-    hurry.cancel()
+    await departure.run()
     if link is not None:
         link.close()
     return 0
@@ -283,8 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point of the worker process."""
     parser = argparse.ArgumentParser(prog="python -m proxy.worker", description=__doc__)
     parser.add_argument("--state-dir", required=True)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--listen-fd", type=int, action="append", required=True)
     parser.add_argument("--incarnation", type=int, required=True)
     parser.add_argument("--link-fd", type=int)
     parser.add_argument("--log-level", default="info")

@@ -2,9 +2,13 @@
 
 Guards read these counts, so that a learner that is behind on its reading never delays a rollback. ``data``:
 ``worker`` (incarnation), ``table_version`` (its acknowledgement of the table in use), ``routes``: list of
-[route, arm, side, outcome, count] since the last report, ``in_flight``, ``connections``, ``upstreams``:
+[route, arm, side, outcome, count] since the last report, ``in_flight``, ``connections``,
+``buffered_bytes`` (request bodies and unsent replies held now), ``shed`` (requests refused so far because the loop was
+behind; they write no event each), ``evicted`` (slow readers cut so far because memory was short), ``upstreams``:
 {name: [busy, idle, waiting]}, ``lost``: {reason: count so far}, ``refused_tables``, ``guarded``,
-``loop_lag_ms`` (largest since the last report), ``rss_bytes``, ``cpu_s``, ``uptime_s``.
+``breakers``: list of [upstream, model id, ``closed|half_open|open``, times opened since the worker began] of those
+that are not closed or once were not, ``loop_lag_ms`` (largest since the last report), ``rss_bytes``, ``cpu_s``,
+``uptime_s``.
 """
 
 import os

@@ -5,7 +5,18 @@ Adding one: a module with a function ``(Context) -> Report``, and one line here.
 
 from collections.abc import Callable, Mapping
 
-from loadtests.scenarios import latency, learning, parts, recorded, relay, stages, starting, throughput
+from loadtests.scenarios import (
+    faulty,
+    latency,
+    learning,
+    overload,
+    parts,
+    recorded,
+    relay,
+    stages,
+    starting,
+    throughput,
+)
 from loadtests.scenarios.context import Context, Report
 
 Scenario = Callable[[Context], Report]
@@ -23,5 +34,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "latency": latency.latency,
     "relay": relay.relay,
     "streams": relay.memory,
+    "overload": overload.overload,
     "replay": recorded.recorded,
+    "faults": faulty.faults,
 }

@@ -27,13 +27,15 @@ from optimizer.log.node import StateDirectory
 from optimizer.log.writer import LogWriter, encode, event_source
 from optimizer.publisher import build_table
 from optimizer.routing import RoutingTable
-from proxy.compiled import CompiledTable, Compiler
+from proxy.compiled import CompiledTable
+from proxy.compiler import Compiler
 from proxy.config.load import load_text
 from proxy.dispatch import Decision, decide
 from proxy.envelope import Envelope, parse
 from proxy.http1.client import Pool
 from proxy.providers.registry import CODECS
 from proxy.record import Ending, Recorder, Timing
+from proxy.resilience.breaker import Board
 
 BATCH = 50
 BATCHES = 1000
@@ -159,6 +161,7 @@ def compile_table(table: RoutingTable) -> CompiledTable:
             resolve_secret=lambda _: None,
             retire=lambda pool: pool.close(),
             unit_secret=b"loadtests",
+            board=Board(clock=time.perf_counter, uniform=random.Random(1).random),
         )
         return compiler.compile(table)
     finally:

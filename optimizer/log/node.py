@@ -16,6 +16,7 @@ import orjson
 
 from optimizer.durable import replace_file
 from optimizer.ids import KEY_BYTES
+from optimizer.keys import PEPPER_BYTES
 
 _SUBDIRECTORIES = ("secrets", "table", "log", "index", "run", "config", "config/history")
 _LOW_32 = 0xFFFF_FFFF
@@ -44,10 +45,14 @@ class StateDirectory:
         self.id_key_file = root / "secrets" / "id.key"
         self.admin_key_file = root / "secrets" / "admin.key"
         self.worker_token_file = root / "secrets" / "worker.token"
+        self.key_pepper_file = root / "secrets" / "keys.pepper"
         self.table_file = root / "table" / "table.json"
+        self.key_file = root / "table" / "keys.json"
         self.log_directory = root / "log"
         self.index_directory = root / "index"
         self.database_file = root / "learner.sqlite3"
+        self.control_database_file = root / "control.sqlite3"
+        self.limits_file = root / "limits.sqlite3"
         self.run_directory = root / "run"
         self.optimizer_socket = root / "run" / "optimizer.sock"
         self.guard_file = root / "run" / "guard"
@@ -73,6 +78,17 @@ class StateDirectory:
         if len(key) != KEY_BYTES:
             raise StateDirectoryError(f"{self.id_key_file} must hold {KEY_BYTES} bytes, it has {len(key)}")
         return key
+
+    @property
+    def key_pepper(self) -> bytes:
+        """What client keys are digested with, 32 bytes: nothing else is, least of all request ids."""
+        pepper = self.key_pepper_file.read_bytes()
+        if len(pepper) != PEPPER_BYTES:
+            raise StateDirectoryError(
+                f"{self.key_pepper_file} must hold {PEPPER_BYTES} bytes, it has {len(pepper)}; every client key "
+                "was digested with it: put it back, or remove it and make new keys"
+            )
+        return pepper
 
     @property
     def worker_token(self) -> str:
@@ -128,6 +144,8 @@ class StateDirectory:
             replace_file(self.node_file, orjson.dumps({"node": f"{node:08x}"}) + b"\n")
         if not self.id_key_file.exists():
             replace_file(self.id_key_file, secrets.token_bytes(KEY_BYTES))
+        if not self.key_pepper_file.exists():
+            replace_file(self.key_pepper_file, secrets.token_bytes(PEPPER_BYTES))
         if not self.worker_token_file.exists():
             replace_file(self.worker_token_file, secrets.token_hex(32).encode() + b"\n")
 

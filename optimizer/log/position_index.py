@@ -17,15 +17,21 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
+
 from optimizer.ids import RequestId
 from optimizer.log.node import parse_source
-from optimizer.log.reader import LogReader
-from optimizer.log.segment import Position
+from optimizer.log.reader import Cursor, LogReader
+from optimizer.log.segment import Position, list_numbers, open_segment
+
+SequenceOf = Callable[[dict[str, Any]], int | None]
 
 SLOTS_PER_FILE: Final = 1 << 20
 
 _SLOT = struct.Struct(">II")
 _FILE_SUFFIX = ".positions"
+# Half a second is what a power loss may take: at 1 KB an event, a thousand of them.
+_TAIL_BYTES = 1024 * 1024
 
 
 class PositionIndex:
@@ -61,11 +67,13 @@ class PositionIndex:
         log.
         """
         source = self._source(request.node, request.incarnation)
-        if source is None:
-            return None
-        slot = self._pending.get(source, {}).get(request.sequence)
+        return None if source is None else self.at(source, request.sequence)
+
+    def at(self, source: str, sequence: int) -> Position | None:
+        """Where the event of the source's request ``sequence`` stands; see ``find``."""
+        slot = self._pending.get(source, {}).get(sequence)
         if slot is None:
-            chunk, number = divmod(request.sequence, SLOTS_PER_FILE)
+            chunk, number = divmod(sequence, SLOTS_PER_FILE)
             slot = _read_slot(self._path(source, chunk), number)
         return Position(source, *slot) if slot is not None and slot[0] else None
 
@@ -129,8 +137,21 @@ class PositionIndex:
         return self._directory / source / f"{chunk:04x}{_FILE_SUFFIX}"
 
 
+def find_gaps(index: PositionIndex, log_directory: Path, read: Cursor, sequence_of: SequenceOf) -> list[str]:
+    """Sources whose newest events, of those that were read, the index does not have where they stand.
+
+    The index is synced as the log is, but not together with the learned state: after a power loss the cursor may be
+    ahead of it, and an index that was removed is behind all of it. What is looked at is more than a power loss takes.
+    """
+    return [
+        source
+        for source, (segment, offset) in read.items()
+        if not _has_tail(index, log_directory, Position(source, segment, offset), sequence_of)
+    ]
+
+
 def rebuild(
-    index: PositionIndex, log_directory: Path, sequence_of: Callable[[dict[str, Any]], int | None]
+    index: PositionIndex, log_directory: Path, sequence_of: SequenceOf, *, start: Cursor | None = None
 ) -> int:
     """Record every event of the log again; returns how many were.
 
@@ -138,9 +159,10 @@ def rebuild(
         index: Where to; existing slots are overwritten.
         log_directory: Whose events.
         sequence_of: The sequence of an event, None for events that need no slot.
+        start: Where to begin reading; sources that it lacks are read from their beginning.
     """
     reader = LogReader(log_directory)
-    cursor: dict[str, tuple[int, int]] = {}
+    cursor = dict(start or {})
     recorded = 0
     while True:
         batch = reader.poll(cursor)
@@ -153,6 +175,45 @@ def rebuild(
         cursor = batch.cursor
         if not batch.more:
             return recorded
+
+
+def _has_tail(index: PositionIndex, log_directory: Path, end: Position, sequence_of: SequenceOf) -> bool:
+    directory = log_directory / end.source
+    left = _TAIL_BYTES
+    for number in reversed([number for number in list_numbers(directory) if number <= end.segment]):
+        with open_segment(directory, number) as opened:
+            if opened is None:
+                return True
+            stop = end.offset if number == end.segment else opened.size()
+            offset = max(stop - left, 0)
+            data = opened.read(offset, stop - offset)
+        if not _has_lines(index, Position(end.source, number, offset), data, sequence_of):
+            return False
+        left -= len(data)
+        if left <= 0:
+            break
+    return True
+
+
+def _has_lines(index: PositionIndex, start: Position, data: bytes, sequence_of: SequenceOf) -> bool:
+    source, segment, offset = start
+    if offset:  # Begin with a whole line.
+        cut = data.find(b"\n") + 1
+        offset, data = offset + cut, data[cut:]
+    for line in data.split(b"\n"):
+        sequence = _sequence(line, sequence_of)
+        if sequence is not None and index.at(source, sequence) != (source, segment, offset):
+            return False
+        offset += len(line) + 1
+    return True
+
+
+def _sequence(line: bytes, sequence_of: SequenceOf) -> int | None:
+    try:
+        event = orjson.loads(line)
+    except ValueError:
+        return None
+    return sequence_of(event) if isinstance(event, dict) else None
 
 
 def _read_slot(path: Path, number: int) -> tuple[int, int] | None:

@@ -78,7 +78,7 @@ class LogReader:
     """Reads all sources below a log directory.
 
     ``torn`` and ``invalid`` count skipped pieces, ``dropped_segments`` those that retention took before
-    they were read.
+    they were read, ``errors`` attempts that the disk refused; ``counts`` has all of them.
     """
 
     def __init__(self, log_directory: Path) -> None:
@@ -89,6 +89,16 @@ class LogReader:
         self._log_directory = log_directory
         # Sources whose writer is dead and whose end was reached; they are not looked at again.
         self._finished: dict[str, tuple[int, int]] = {}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was not read, by kind, since this reader was made."""
+        return {
+            "torn": self.torn,
+            "invalid": self.invalid,
+            "dropped_segments": self.dropped_segments,
+            "read_errors": self.errors,
+        }
 
     def poll(self, cursor: Cursor, max_bytes: int = 1024 * 1024) -> Batch:
         """Read on from ``cursor``, about ``max_bytes`` in all and at least one line if there is one.
@@ -162,6 +172,8 @@ class LogReader:
             with open_segment(directory, place.segment) as segment:
                 if segment is None:  # Gone since it was listed; the next poll lists anew.
                     return taken, False
+                if is_last and place.offset > segment.size() and writer_lives(directory):
+                    self._step_back(place, segment)
                 size, tail = self._read(place, segment, budget - taken, entries)
                 taken += size
                 if tail is None:
@@ -192,6 +204,12 @@ class LogReader:
             _log.warning("segment %s/%08d was dropped before it was read", place.source, place.segment)
         place.segment, place.offset = later, 0
         return True
+
+    def _step_back(self, place: _Place, segment: Segment) -> None:
+        """Somebody has cut a file that is still written to: what comes now stands before the old position."""
+        self.invalid += 1
+        _log.error("segment %s/%08d was cut while it was in use", place.source, place.segment)
+        place.offset = segment.size()
 
     def _skip_rest(self, place: _Place, segment: Segment, tail: int) -> None:
         """Go to the end of a segment that gets no more bytes, past a torn tail or unreadable data."""

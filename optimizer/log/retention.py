@@ -2,8 +2,9 @@
 the rest.
 
 The cap always wins, and an open segment is never touched. Shipped segments go first, then the oldest. What
-the learner had not read yet is counted when it goes. Each sweep leaves behind how many bytes every living
-writer may add before the next one, so that the cap holds even when no sweep comes any more.
+the learner has not read yet goes only for the cap, and is counted when it does. Each sweep leaves behind how
+many bytes every living writer may add before the next one, so that the cap holds even when no sweep comes
+any more.
 """
 
 import fcntl
@@ -128,7 +129,10 @@ class Retention:
         )
         dropped = []
         for segment in sorted(closed, key=lambda item: (not item.shipped, item.files.modified_at)):
-            too_old = now - segment.files.modified_at > self._settings.max_age_s
+            # A clock that jumps ahead makes everything old at once; what nobody has learned from waits.
+            too_old = now - segment.files.modified_at > self._settings.max_age_s and self._is_behind(
+                segment.source, segment.files.number, read
+            )
             if too_old or stored > cap * FILL_FRACTION:
                 gone = self._drop(segment, "age" if too_old else "bytes", read)
                 if gone is not None:

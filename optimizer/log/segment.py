@@ -213,6 +213,11 @@ class MemberIndex:
             raise ValueError(f"no member index: {error!r}") from error
         if len(index.starts) != len(index.stored):
             raise ValueError("a member index with columns of different length")
+        for column in (index.starts, index.stored):
+            if not all(type(offset) is int and offset >= 0 for offset in column) or list(column) != sorted(
+                set(column)
+            ):
+                raise ValueError("a member index whose offsets do not ascend")
         return index
 
 

@@ -14,6 +14,11 @@ What is refused when space runs out, least important class first:
   cap yet;
 - the write itself failed: ``disk_full`` or ``io_error``;
 - the disk is slow and the diverted queue is full: ``queue_full``.
+
+Somebody may also remove the file that is being written to, or all of the log. That is noticed within a second and
+what was written in that second counts as ``removed``; writing goes on in a new segment. What waits in the queue of a
+slow disk when the process is killed is lost without being counted, because nobody is left to count it: at most
+``queue_bytes``, and the last report of the process says how much there was.
 """
 
 import errno
@@ -46,6 +51,7 @@ _SPACE_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 5.0
 _SPACE_CHECK_S = 1.0
+_REMOVAL_CHECK_S = 1.0
 _QUICK_WRITES_TO_RECOVER = 8
 _NEWLINE = 10
 
@@ -89,7 +95,8 @@ class Disk:
 class LogWriter:
     """The log of one process. ``append`` belongs to one thread and never raises.
 
-    ``lost`` counts lost lines by reason, ``lines_written`` and ``bytes_written`` the others.
+    ``lost`` counts lost lines by reason, ``lines_written`` and ``bytes_written`` the others, ``diversions`` how
+    often the disk was so slow that lines went through the thread.
     """
 
     def __init__(
@@ -117,6 +124,7 @@ class LogWriter:
         self.lost: Counter[str] = Counter()
         self.lines_written = 0
         self.bytes_written = 0
+        self.diversions = 0
         self._bounds = bounds
         self._clock = disk.clock
         self._slow_write_s = bounds.slow_write_s
@@ -128,6 +136,8 @@ class LogWriter:
         self._changed = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
+        self._sure_at = disk.clock() + _REMOVAL_CHECK_S
+        self._unsure = 0  # lines written since the segment was last seen to be in its place
         self._segment.open(disk.clock())
 
     @property
@@ -135,10 +145,10 @@ class LogWriter:
         """Whether lines currently go through the thread because the disk was slow."""
         return self._diverted
 
-    @property
-    def queued_bytes(self) -> int:
-        """Bytes that wait for the thread."""
-        return self._queued_bytes
+    def state(self) -> dict[str, int]:
+        """For reports: ``diverted`` (0 or 1) and ``queued_bytes`` now, ``diversions`` so far."""
+        queued = self._queued_bytes
+        return {"diverted": int(self._diverted), "diversions": self.diversions, "queued_bytes": queued}
 
     def append(self, line: bytes, *, priority: int = VITAL) -> None:
         """Add one line, which ends in its only newline; what cannot be kept is counted in ``lost``."""
@@ -166,6 +176,8 @@ class LogWriter:
     def _write(self, lines: bytes, priority: int, now: float, count: int = 1) -> float:
         """Write ``count`` lines if there is room for their class, and count them; returns when that ended."""
         whole, size = count, len(lines)
+        if now >= self._sure_at:
+            self._look_for_segment(now)
         reason = self._space.refuses(size, priority, now)
         if reason is None:
             reason = self._segment.write(lines, now)
@@ -180,13 +192,23 @@ class LogWriter:
             whole = lines.count(b"\n", 0, size)
             self.lost[reason] += count - whole
         self.lines_written += whole
+        self._unsure += whole
         self.bytes_written += size
         self._space.used(size)
         return self._clock()
 
+    def _look_for_segment(self, now: float) -> None:
+        """Count what went into a file that somebody has removed meanwhile."""
+        self._sure_at = now + _REMOVAL_CHECK_S
+        if self._segment.was_removed():
+            self.lost["removed"] += self._unsure
+            self.lines_written -= self._unsure
+        self._unsure = 0
+
     def _divert(self) -> None:
         with self._changed:
             self._diverted = True
+            self.diversions += 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._drain, name="log-writer", daemon=True)
                 self._thread.start()
@@ -313,6 +335,18 @@ class _Segment:
         if self._size and self._descriptor is not None:
             self.open(now)
 
+    def was_removed(self) -> bool:
+        """Whether the open segment has lost its name, so that no reader finds it; it is given up then."""
+        try:
+            if self._descriptor is None or os.fstat(self._descriptor).st_nlink:
+                return False
+            # Readers take a source whose lock is free for dead, so a lock that still has its name is kept.
+            gone = self._lock is not None and not os.fstat(self._lock).st_nlink
+        except OSError:
+            return False  # The write itself will tell.
+        self.close(release=gone)
+        return True
+
     def close(self, *, release: bool = False) -> None:
         """Close the segment; ``release`` gives up the lock too, so readers know that nobody writes here."""
         if self._descriptor is not None:
@@ -335,7 +369,8 @@ class _Segment:
     def _open_next(self, now: float) -> int:
         if self._lock is None:
             self._lock = _take_lock(self._directory)
-            self._number = _newest_segment(self._directory)
+            # Cursors may point beyond what is there by now, so numbers never come back.
+            self._number = max(self._number, _newest_segment(self._directory))
         number = self._number + 1
         descriptor = os.open(
             self._directory / f"{number:08d}.jsonl",

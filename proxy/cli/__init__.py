@@ -29,6 +29,7 @@ _COMMANDS: Final = {
     "routes": _Entry("proxy.cli.live", "routes", "Show the routing table in use."),
     "arms": _Entry("proxy.cli.live", "arms", "Show what has been learned about every arm."),
     "explain": _Entry("proxy.cli.live", "explain", "Show how one request was decided."),
+    "keys": _Entry("proxy.cli.keys", "keys", "Make, list and revoke keys for applications."),
     "simulate-upstream": _Entry(
         "proxy.cli.simulate", "simulate_upstream", "Serve simulated models, for staging."
     ),

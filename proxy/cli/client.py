@@ -64,6 +64,10 @@ class AdminClient:
         """The JSON answer to a POST; raises as ``get`` does."""
         return self._call("POST", path, json.dumps(document).encode())
 
+    def delete(self, path: str) -> Any:
+        """The JSON answer to a DELETE; raises as ``get`` does."""
+        return self._call("DELETE", path, None)
+
     def _call(self, method: str, path: str, body: bytes | None) -> Any:
         headers = {"Content-Type": "application/json", "Accept": "application/json", **self._credentials}
         connection = self._connect()

@@ -9,9 +9,7 @@ from urllib.parse import quote
 import click
 
 from proxy.cli.client import connect
-from proxy.cli.options import server_options
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
+from proxy.cli.options import json_option, server_options
 
 
 @click.command("routes")

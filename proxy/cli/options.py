@@ -14,6 +14,8 @@ state_dir_option = click.option(
     help=f"Where log, learned state, keys and the routing table live. [default: {DEFAULT_STATE_DIR}]",
 )
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
+
 
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Which running server a command talks to."""

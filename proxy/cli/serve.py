@@ -12,7 +12,8 @@ from proxy import logs
 from proxy.cli import identity
 from proxy.cli.options import DEFAULT_STATE_DIR, state_dir_option
 from proxy.config.resolver import SecretResolver
-from proxy.supervisor import ServeOptions, StartRefused, Supervisor
+from proxy.supervisor import ServeOptions, Supervisor
+from proxy.supervisor_sockets import StartRefused
 
 
 @click.command("serve")
@@ -57,6 +58,7 @@ def serve(
       llm-optimizer serve
       llm-optimizer serve --config config.yaml --workers 2
       kill -HUP <pid>     reload the configuration (saving the file does, too)
+      kill -USR2 <pid>    replace the workers one after the other, while serving
       kill <pid>          drain and stop; a second signal stops at once
     """
     os.umask(0o077)  # Inherited by every process: whatever any of them creates is the operator's alone.

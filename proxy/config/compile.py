@@ -69,6 +69,7 @@ def compile_file(file: File, secrets: SecretStore, findings: Findings) -> Compil
         variants=compile_prompts({**plan.prompts, **file.prompts}, findings),
         custom={metric.name: metric.maximize for metric in custom},
         findings=findings,
+        timeout_ms=file.server.timeout_ms,
     )
     if plan.objectives is not None:
         router.defaults = router.objectives(plan.objectives, _objectives_path(file))
@@ -91,8 +92,8 @@ def compile_file(file: File, secrets: SecretStore, findings: Findings) -> Compil
         routes=routes,
         passthrough=passthrough,
         custom_metrics=custom,
-        limits=_limits(file),
-        access=Access(health_open=file.admin.health_open, metrics_open=file.admin.metrics_open),
+        limits=_limits(file, findings),
+        access=_access(file, upstreams, findings),
         kafka=_kafka(file, findings),
         retention=RetentionSettings(
             max_bytes=file.event_log.max_bytes,
@@ -106,9 +107,7 @@ def compile_file(file: File, secrets: SecretStore, findings: Findings) -> Compil
     server = file.server
     return Compiled(
         settings=replace(settings, config_hash=digest_of(settings)),
-        listen=Listen(
-            _listen_host(server.host, findings), server.port, server.workers, server.drain_timeout_ms / 1000
-        ),
+        listen=Listen(server.host.strip("[]"), server.port, server.workers, server.drain_timeout_ms / 1000),
         admin=_admin(file, secrets, findings),
         log=LogOptions(file.log.level, file.log.format),
     )
@@ -207,8 +206,36 @@ def _passthrough(file: File, upstreams: UpstreamCompiler, findings: Findings) ->
     return tuple(sorted(pairs.items()))
 
 
-def _limits(file: File) -> Limits:
+def _access(file: File, upstreams: UpstreamCompiler, findings: Findings) -> Access:
+    block = file.access
+    _check_listen_host(file, findings)
+    for upstream in upstreams.compiled.values() if block.client_keys else ():
+        if upstream.auth == "passthrough":
+            findings.note(
+                ("upstreams", upstream.name, "auth"),
+                "client keys are never passed on: callers send theirs as x-llm-optimizer-key, and the Authorization "
+                "that this upstream expects beside it.",
+            )
+    return Access(
+        health_open=file.admin.health_open,
+        metrics_open=file.admin.metrics_open,
+        client_keys=block.client_keys,
+        rates_open=block.when_optimizer_away.rates == "open",
+        budgets_open=block.when_optimizer_away.budgets == "open",
+    )
+
+
+def _limits(file: File, findings: Findings) -> Limits:
     server = file.server
+    in_flight = server.in_flight_bytes
+    if in_flight < server.max_body_bytes:
+        if "in_flight_bytes" in server.model_fields_set:
+            findings.problem(
+                ("server", "in_flight_bytes"),
+                f"must not be below max_body_bytes, which is {server.max_body_bytes}: "
+                "the largest request would never fit.",
+            )
+        in_flight = server.max_body_bytes
     return Limits(
         max_body_bytes=server.max_body_bytes,
         max_line_bytes=server.max_line_bytes,
@@ -220,7 +247,10 @@ def _limits(file: File) -> Limits:
         write_stall_s=server.write_stall_timeout_ms / 1000,
         max_connections=server.max_connections,
         drain_s=server.drain_timeout_ms / 1000,
+        drain_delay_s=server.drain_delay_ms / 1000,
         buffered_reply_bytes=server.buffered_reply_bytes,
+        in_flight_bytes=in_flight,
+        shed_delay_s=server.shed_delay_ms / 1000,
     )
 
 
@@ -274,22 +304,23 @@ def _admin(file: File, secrets: SecretStore, findings: Findings) -> AdminOptions
     return AdminOptions(block.require_key, tuple(keys), tuple(block.hosts), listen)
 
 
-def _listen_host(host: str, findings: Findings) -> str:
+def _check_listen_host(file: File, findings: Findings) -> None:
+    """Refuse what is no address; say what an open one means."""
+    host = file.server.host
     if not _HOST.fullmatch(host):
         findings.problem(("server", "host"), f"{host!r} is neither a host name nor an address.")
-        return host
+        return
     host = host.strip("[]")
     try:
         is_local = ip_address(host).is_loopback
     except ValueError:
         is_local = host == "localhost"
-    if not is_local:
+    if not is_local and not file.access.client_keys:
         findings.note(
             ("server", "host"),
             "whoever reaches this address can send requests with the configured upstream keys; "
-            "client keys come with step 2, until then keep it inside a trusted network.",
+            "`access: {client_keys: true}` asks callers for keys made with `llm-optimizer keys create`.",
         )
-    return host
 
 
 def _check_deployment(block: DeploymentBlock, findings: Findings) -> None:

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from optimizer.routing import EMBEDDINGS, Model, Price
 from proxy.catalogue import price_version
+from proxy.config.compile_resilience import PREFILLS
 from proxy.config.compile_upstreams import UpstreamCompiler
+from proxy.config.flat import PROMPTS
 from proxy.config.identity import model_key, origin_of
 from proxy.config.known import BUILTIN, Facts, builtin_models, facts_of
 from proxy.config.models_upstream import ModelBlock, PriceBlock
@@ -17,11 +19,12 @@ _MOST_NAMES = 6
 
 @dataclass(slots=True)
 class _Assumed:
-    """Models about which something had to be assumed, with the place that names them."""
+    """Models about which something had to be assumed or must be said, with the place that names them."""
 
     implied: list[tuple[KeyPath, str, str]] = field(default_factory=list)
     unpriced: list[tuple[KeyPath, str]] = field(default_factory=list)
     capable: list[tuple[KeyPath, str]] = field(default_factory=list)
+    noticed: dict[str, list[tuple[KeyPath, str]]] = field(default_factory=dict)
 
 
 class ModelCompiler:
@@ -59,7 +62,7 @@ class ModelCompiler:
             provider = upstream.provider if upstream is not None else None
         facts = facts_of(name, block.model if block is not None else None, provider)
         if block is None and facts.upstream is None:
-            self._findings.unknown(path, "model", name, [*self._blocks, *builtin_models()])
+            self._findings.unknown(path, "model", name, self.names())
             return None
         model = self._compile(name, block or ModelBlock(), facts, path)
         if model is not None:
@@ -69,6 +72,10 @@ class ModelCompiler:
     def knows(self, name: str) -> bool:
         """Whether ``get`` can find a model of this name."""
         return name in self._blocks or facts_of(name, None, None).upstream is not None
+
+    def names(self) -> list[str]:
+        """Names that may be suggested."""
+        return [*self._blocks, *builtin_models()]
 
     def _compile(self, name: str, block: ModelBlock, facts: Facts, path: KeyPath) -> Model | None:
         upstream_name = self._upstream_name(name, block, facts, path)
@@ -84,6 +91,10 @@ class ModelCompiler:
                     self._upstreams.names(),
                 )
             return None
+        if len(set(PREFILLS).intersection(block.capabilities or ())) > 1:
+            self._findings.problem(
+                (*path, "capabilities"), f"name one of {', '.join(PREFILLS)}: a model goes on in one way."
+            )
         price = _price(block.price) if block.price is not None else facts.price
         model = Model(
             name=name,
@@ -95,6 +106,9 @@ class ModelCompiler:
             max_output_tokens=block.max_output_tokens or facts.max_output_tokens,
             capabilities=self._capabilities(block, facts, upstream_name),
             endpoints=frozenset(block.endpoints) if block.endpoints is not None else facts.endpoints,
+            first_token_s=(
+                block.first_token_timeout_ms / 1000 if block.first_token_timeout_ms is not None else None
+            ),
         )
         self._remember(model, block, facts, path)
         return model
@@ -136,6 +150,9 @@ class ModelCompiler:
             return
         if block.upstream is None and self._upstreams.is_implied(model.upstream):
             self._assumed.implied.append((path, model.name, model.upstream))
+        if facts.notice is not None and model.upstream == facts.upstream and path[:2] != PROMPTS:
+            # Elsewhere a model of that name may well live on; and a prompt test takes whatever is known.
+            self._assumed.noticed.setdefault(facts.notice, []).append((path, model.name))
         if facts.listed:
             return
         if model.price is None:
@@ -150,6 +167,8 @@ class ModelCompiler:
             self._note(
                 entries, f"sent to the built-in upstream {upstream}; `upstream` under models says otherwise."
             )
+        for notice, entries in self._assumed.noticed.items():
+            self._note(entries, f"{notice}, says the built-in catalogue; choose another model.")
         self._note(self._assumed.unpriced, "price unknown, so cost unknown; give `price` under models.")
         self._note(
             self._assumed.capable,

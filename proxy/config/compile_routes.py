@@ -11,6 +11,12 @@ import orjson
 from optimizer.routing import EMBEDDINGS, Arm, Sticky, Variant
 from optimizer.settings import Objective, PolicySettings, RouteSettings
 from proxy.config.compile_models import ModelCompiler
+from proxy.config.compile_resilience import (
+    compile_quota,
+    compile_resilience,
+    report_other_embeddings,
+    report_resume,
+)
 from proxy.config.compile_upstreams import UpstreamCompiler
 from proxy.config.identity import arm_model_key, origin_of, variant_key
 from proxy.config.models_route import (
@@ -72,13 +78,17 @@ def compile_prompts(blocks: Mapping[str, PromptBlock], findings: Findings) -> di
 
 @dataclass(slots=True)
 class RouteCompiler:
-    """Compiles routes; ``custom`` holds custom metrics by name; True means more is better."""
+    """Compiles routes.
+
+    ``custom`` holds custom metrics by name; True means more is better. ``timeout_ms`` is the server's.
+    """
 
     models: ModelCompiler
     upstreams: UpstreamCompiler
     variants: Mapping[str, Variant]
     custom: Mapping[str, bool]
     findings: Findings
+    timeout_ms: float
     defaults: tuple[Objective, ...] = _DEFAULT_OBJECTIVES
     patterns: dict[str, str] = field(default_factory=dict)
 
@@ -92,6 +102,12 @@ class RouteCompiler:
             return None
         baseline = self._baseline(block, arms, path)
         self._report_embeddings(arms, path)
+        fallbacks = self._fallbacks(block, arms, (*path, "fallbacks"))
+        every = (*arms, *(arm for arm in fallbacks if arm not in arms))
+        compiled = self.models.compiled
+        report_other_embeddings(arms, fallbacks, compiled, (*path, "fallbacks"), self.findings)
+        if block.streams.resume:
+            report_resume(every, compiled, (*path, "streams", "resume"), self.findings)
         return RouteSettings(
             name=name,
             arms=arms,
@@ -106,6 +122,9 @@ class RouteCompiler:
             sticky=self._sticky(block.sticky, (*path, "sticky")),
             home=self._home(block.home, (*path, "home")),
             optimize=block.optimize and optimize,
+            fallbacks=fallbacks,
+            resilience=compile_resilience(block, every, path, self.findings, timeout_ms=self.timeout_ms),
+            quota=compile_quota(block.limits, every, compiled, (*path, "limits"), self.findings),
         )
 
     def objectives(self, blocks: Sequence[ObjectiveBlock], path: KeyPath) -> tuple[Objective, ...]:
@@ -169,15 +188,63 @@ class RouteCompiler:
             arms.append(arm)
         return tuple(arms)
 
+    def _fallbacks(self, route: RouteBlock, arms: Sequence[Arm], path: KeyPath) -> tuple[Arm, ...]:
+        """The arms to go to, in order: arms of the route by id, and others outside of its bandit."""
+        own = {arm.id: arm for arm in arms}
+        refused = {block.id for block in route.arms} - own.keys()
+        taken = dict.fromkeys(own, 1)
+        fallbacks: list[Arm] = []
+        for index, block in enumerate(route.fallbacks):
+            where: KeyPath = (*path, index)
+            is_name = block.model_fields_set == {"model"}
+            arm = own.get(block.model) if is_name else None
+            if arm is None and is_name and block.model in refused:
+                continue
+            if arm is None:
+                arm = self._other_arm(block, where, own, taken)
+            if arm is None:
+                continue
+            if any(
+                (arm.model_key, arm.variant_key) == (other.model_key, other.variant_key)
+                for other in fallbacks
+            ):
+                self.findings.problem(where, f"is the same as a fallback before it, {arm.id!r}.")
+                continue
+            taken[arm.id] = 1
+            fallbacks.append(arm)
+        return tuple(fallbacks)
+
+    def _other_arm(
+        self, block: ArmBlock, where: KeyPath, own: Mapping[str, Arm], taken: dict[str, int]
+    ) -> Arm | None:
+        """A fallback that is written out; the route's own arm if that is what it comes to."""
+        if not self.models.knows(block.model) and block.model_fields_set == {"model"}:
+            if where[:2] not in self.findings.broken and ("models", block.model) not in self.findings.broken:
+                names = [*own, *self.models.names()]
+                self.findings.unknown((*where, "model"), "arm or model", block.model, names)
+            return None
+        arm = self._arm(block, where, (*where, "model"), taken)
+        if arm is None:
+            return None
+        for other in own.values():
+            if (arm.model_key, arm.variant_key) == (other.model_key, other.variant_key):
+                if block.id not in (None, other.id):
+                    self.findings.problem(where, f"is the same as the arm {other.id!r}; name that.")
+                return other
+        if arm.id in taken:
+            self.findings.problem(where, f"the arm id {arm.id!r} is taken.", "Give it an `id`.")
+            return None
+        return arm
+
     def _arm(self, block: ArmBlock, where: KeyPath, blame: KeyPath, taken: dict[str, int]) -> Arm | None:
         model = self.models.get(block.model, blame)
         prompt = block.prompt or DEFAULT_PROMPT
         variant = self.variants.get(prompt)
         if variant is None and ("prompts", prompt) not in self.findings.broken:
             self.findings.unknown((*where, "prompt"), "prompt", prompt, self.variants)
-        if model is None or variant is None:
+        has_json = self._check_parameters(block.parameters, (*where, "parameters"))
+        if model is None or variant is None or not has_json:
             return None
-        self._check_parameters(block.parameters, (*where, "parameters"))
         upstream = self.upstreams.get(model.upstream)
         assert upstream is not None
         return Arm(
@@ -189,7 +256,9 @@ class RouteCompiler:
             parameters=dict(block.parameters),
         )
 
-    def _check_parameters(self, parameters: Mapping[str, Any], path: KeyPath) -> None:
+    def _check_parameters(self, parameters: Mapping[str, Any], path: KeyPath) -> bool:
+        """Report what an arm may not set; whether all of it can be written as JSON."""
+        has_json = True
         for name, value in parameters.items():
             if name in _NOT_PARAMETERS:
                 self.findings.problem((*path, name), "can not be overridden by an arm.")
@@ -198,6 +267,8 @@ class RouteCompiler:
                 orjson.dumps(value)
             except TypeError:
                 self.findings.problem((*path, name), "is not a JSON value.")
+                has_json = False
+        return has_json
 
     def _baseline(self, block: RouteBlock, arms: Sequence[Arm], path: KeyPath) -> str:
         wanted = block.baseline

@@ -3,16 +3,17 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from optimizer.routing import Upstream
+from proxy.config.compile_resilience import compile_breaker
 from proxy.config.known import ANTHROPIC, BUILTIN, OPENAI
 from proxy.config.models_server import ServerBlock
 from proxy.config.models_upstream import UpstreamBlock
 from proxy.config.problems import Findings, KeyPath, suggest
 from proxy.config.secrets import parse, resolve
+from proxy.http1.addresses import host_problem
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?")
@@ -32,7 +33,6 @@ _OURS = frozenset(
         "upgrade",
     )
 )
-_METADATA_HOSTS = frozenset(("metadata.google.internal", "metadata", "instance-data"))
 
 
 @dataclass(slots=True)
@@ -125,6 +125,10 @@ class UpstreamCompiler:
             total_s=block.total_timeout_ms / 1000 if block.total_timeout_ms is not None else None,
             max_connections=block.max_connections,
             keepalive_s=block.keepalive_timeout_ms / 1000,
+            allow_private=block.allow_private,
+            breaker=compile_breaker(block.breaker, (*path, "breaker"), self._findings),
+            retry_share=block.retry_share,
+            retry_floor=block.retry_floor,
         )
 
     def _provider(self, name: str, block: UpstreamBlock, path: KeyPath) -> str:
@@ -162,6 +166,8 @@ class UpstreamCompiler:
                 self._findings.problem(where, "names another socket than unix_socket.")
             return "http://localhost", socket
         self._check_url(url, where)
+        if _split(url) is None:
+            url = "http://localhost"  # it is refused; what else is looked at must not stumble over it
         if block.unix_socket is not None and not block.unix_socket.startswith("/"):
             self._findings.problem((*path, "unix_socket"), "must be an absolute path.")
         return url, block.unix_socket
@@ -183,8 +189,9 @@ class UpstreamCompiler:
             )
         if not all(33 <= ord(letter) < 127 for letter in url):
             self._findings.problem(where, "holds characters that are not accepted in an address.")
-        if _is_forbidden(parts.hostname):
-            self._findings.problem(where, "link-local and metadata addresses are refused.")
+        problem = host_problem(parts.hostname)
+        if problem is not None:
+            self._findings.problem(where, problem)
 
     def _credentials(self, name: str, block: UpstreamBlock, path: KeyPath) -> tuple[str, str | None]:
         findings, where = self._findings, (*path, "api_key")
@@ -261,6 +268,8 @@ class UpstreamCompiler:
             self._findings.problem(
                 where, "must not hold a user or password: it would be published in the table."
             )
+        elif (problem := host_problem(parts.hostname)) is not None:
+            self._findings.problem(where, problem)
         return url
 
     def _proxy_from_environment(self, base_url: str) -> str | None:
@@ -310,14 +319,3 @@ def _split(url: str) -> SplitResult | None:
 def _host(url: str) -> str | None:
     parts = _split(url)
     return parts.hostname if parts is not None else None
-
-
-def _is_forbidden(host: str) -> bool:
-    if host.lower().rstrip(".") in _METADATA_HOSTS:
-        return True
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_link_local

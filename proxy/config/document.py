@@ -48,7 +48,12 @@ def parse(text: str, findings: Findings) -> Document:
         if node is None:
             return document
         data = _Builder(loader, findings, document.spans).build(node, ())
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (
+        yaml.YAMLError,
+        RecursionError,
+        ValueError,
+        LookupError,
+    ) as error:  # LookupError: `!!int ''`, `!!bool x`
         findings.problem((), _syntax_message(error))
         return document
     finally:

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from optimizer.routing import Arm, Model, Price, Upstream, Variant
+from optimizer.routing import Arm, BreakerRules, Model, Price, Quota, Resilience, Upstream, Variant
 from optimizer.settings import CustomMetric, Objective, PolicySettings, RouteSettings
 from proxy.config.compile_models import STREAM_USAGE
 from proxy.config.compile_routes import DEFAULT_PROMPT
 from proxy.config.flat import uses_known_models
+from proxy.config.identity import EXACT
 from proxy.config.interpolate import has_variable
 from proxy.config.load import Loaded
 from proxy.config.places import is_secret, mask_address, may_hold_password
@@ -37,8 +38,22 @@ def effective_document(loaded: Loaded) -> dict[str, Any]:
     document["known_models"] = uses_known_models(file)
     document["metrics"] = {"custom": [_metric(metric) for metric in settings.custom_metrics]}
     document["optimization"] = _without_compiled_variants(document.get("optimization", {}))
-    order = ["server", "state_dir", "upstreams", "models", "prompts", "routes", "passthrough", "known_models"]
-    document["server"] = file.server.model_dump(exclude_none=True)
+    order = [
+        "server",
+        "access",
+        "state_dir",
+        "upstreams",
+        "models",
+        "prompts",
+        "routes",
+        "passthrough",
+        "known_models",
+    ]
+    document["server"] = {
+        **file.server.model_dump(exclude_none=True),
+        "in_flight_bytes": settings.limits.in_flight_bytes,
+    }
+    document["access"] = file.access.model_dump()
     if not document["metrics"]["custom"]:
         del document["metrics"]
     ordered = {key: document.pop(key) for key in order if key in document}
@@ -49,7 +64,8 @@ def effective_document(loaded: Loaded) -> dict[str, Any]:
 def _models(loaded: Loaded) -> dict[str, Any]:
     """Every model but those that ``known_models`` brings in by itself."""
     file, settings = loaded.source.file, loaded.settings
-    named = {arm.model for route in settings.routes for arm in route.arms} | set(file.models)
+    named = {arm.model for route in settings.routes for arm in (*route.arms, *route.fallbacks)}
+    named |= set(file.models)
     everything = not uses_known_models(file)
     return {model.name: _model(model) for model in settings.models if everything or model.name in named}
 
@@ -84,7 +100,7 @@ def _restore(value: Any, loaded: Loaded, path: KeyPath) -> Any:
         return mask_address(str(raw) if taken else value, path, loaded.source.overrides.get(path))
     if taken:
         return raw
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
         return int(value)
     return value.replace("${", "$${") if isinstance(value, str) else value
 
@@ -139,10 +155,28 @@ def _upstream(upstream: Upstream) -> dict[str, Any]:
         "idle_timeout_ms": _milliseconds(upstream.idle_s),
         "keepalive_timeout_ms": _milliseconds(upstream.keepalive_s),
         "max_connections": upstream.max_connections,
+        "allow_private": upstream.allow_private,
+        "breaker": _breaker(upstream.breaker),
+        "retry_share": upstream.retry_share,
+        "retry_floor": upstream.retry_floor,
     }
     if upstream.total_s is not None:
         document["total_timeout_ms"] = _milliseconds(upstream.total_s)
     return document
+
+
+def _breaker(rules: BreakerRules) -> dict[str, Any]:
+    if not rules.consecutive:
+        return {"enabled": False}
+    return {
+        "enabled": True,
+        "consecutive_failures": rules.consecutive,
+        "error_rate": rules.error_rate,
+        "min_requests": rules.min_volume,
+        "window_ms": _milliseconds(rules.window_s),
+        "open_ms": _milliseconds(rules.open_s),
+        "max_open_ms": _milliseconds(rules.max_open_s),
+    }
 
 
 def _model(model: Model) -> dict[str, Any]:
@@ -152,6 +186,8 @@ def _model(model: Model) -> dict[str, Any]:
     for key in ("context_tokens", "max_output_tokens"):
         if getattr(model, key) is not None:
             document[key] = getattr(model, key)
+    if model.first_token_s is not None:
+        document["first_token_timeout_ms"] = _milliseconds(model.first_token_s)
     document["capabilities"] = sorted(model.capabilities - {STREAM_USAGE})
     document["stream_usage"] = STREAM_USAGE in model.capabilities
     document["endpoints"] = sorted(model.endpoints)
@@ -189,7 +225,40 @@ def _route(route: RouteSettings) -> dict[str, Any]:
             document["sticky"]["header"] = route.sticky.header
     if route.home is not None:
         document["home"] = route.home
+    if route.fallbacks:
+        document["fallbacks"] = [arm.id if arm in route.arms else _arm(arm) for arm in route.fallbacks]
+    return document | _resilience(route.resilience) | _limits(route.quota)
+
+
+def _resilience(resilience: Resilience) -> dict[str, Any]:
+    first, total, hedge = resilience.first_token_s, resilience.total_s, resilience.hedge_s
+    document: dict[str, Any] = {
+        "retries": {
+            "attempts": resilience.attempts,
+            "same_arm": resilience.same_arm,
+            "backoff_ms": _milliseconds(resilience.backoff_s),
+            "max_backoff_ms": _milliseconds(resilience.max_backoff_s),
+            "retry_after_ms": _milliseconds(resilience.retry_after_s),
+        },
+        # Here null means something: no bound.
+        "timeouts": {"first_token_ms": _milliseconds(first) if first is not None else None},
+        "streams": {
+            "hold_ms": _milliseconds(resilience.hold_s),
+            "hold_tokens": resilience.hold_tokens,
+            "resume": resilience.resume,
+        },
+    }
+    if total is not None:
+        document["timeouts"]["total_ms"] = _milliseconds(total)
+    if hedge is not None:
+        document["hedge_after_ms"] = _milliseconds(hedge)
     return document
+
+
+def _limits(quota: Quota | None) -> dict[str, Any]:
+    if quota is None:
+        return {}
+    return {"limits": {key: value for key, value in asdict(quota).items() if value is not None}}
 
 
 def _arm(arm: Arm) -> dict[str, Any]:

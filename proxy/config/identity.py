@@ -16,6 +16,8 @@ import orjson
 from optimizer.routing import Upstream
 
 _DIGEST_BYTES = 8
+# Larger whole numbers stay floats: JSON has no room for all their digits.
+EXACT = 2.0**53
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -64,7 +66,7 @@ def _plain(value: Any) -> Any:
         return [_plain(child) for child in value]
     if isinstance(value, (set, frozenset)):
         return sorted(value)
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
         return int(value)
     return value
 

@@ -11,6 +11,8 @@ from proxy.config.places import is_secret
 from proxy.config.problems import Findings, KeyPath
 
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^}]*))?\}")
+# Shorter values are words, ports and switches; to hide those would shred the messages.
+_LEAST_SECRET = 6
 
 
 def has_variable(text: str) -> bool:
@@ -62,6 +64,8 @@ def _substitute(text: str, environ: Mapping[str, str], findings: Findings, path:
             )
             unset.append(name)
             return ""
+        if len(value) >= _LEAST_SECRET:
+            findings.substituted[value] = match.group()
         return value
 
     result = _VARIABLE.sub(replacement, text)

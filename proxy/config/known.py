@@ -45,6 +45,7 @@ class Facts:
     capabilities: frozenset[str]
     endpoints: frozenset[str]
     listed: bool
+    notice: str | None = None
 
 
 def facts_of(name: str, model_id: str | None, provider: str | None) -> Facts:
@@ -85,6 +86,7 @@ def _listed(entry: CatalogueEntry, name: str, model_id: str | None) -> Facts:
         capabilities=entry.capabilities,
         endpoints=entry.endpoints,
         listed=True,
+        notice=entry.notice,
     )
 
 

@@ -1,9 +1,10 @@
 """What all configuration blocks share: no unknown keys, no truth values as numbers, empty keys are absent."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -13,11 +14,20 @@ from pydantic import (
     model_validator,
 )
 
+_LARGEST_NUMBER = 2**53
+
 
 def _number(value: Any) -> Any:
     if isinstance(value, bool):
         # pydantic turns only ValueError into a problem of the configuration.
         raise ValueError("a number is needed, not true or false")  # noqa: TRY004
+    return value
+
+
+def _bounded(value: Any) -> Any:
+    # Beyond this a number is no longer exact in JSON, which the routing table and the event log are written in.
+    if abs(value) > _LARGEST_NUMBER:
+        raise ValueError("the number is too large")
     return value
 
 
@@ -30,20 +40,29 @@ def _empty_mapping(value: Any) -> Any:
     return {} if value is None else value
 
 
-Integer = Annotated[int, BeforeValidator(_number)]
-Real = Annotated[float, BeforeValidator(_number)]
-Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
-Natural = Annotated[int, BeforeValidator(_number), Field(ge=0)]
-Positive = Annotated[float, BeforeValidator(_number), Field(gt=0)]
-NotNegative = Annotated[float, BeforeValidator(_number), Field(ge=0)]
-Fraction = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
-Port = Annotated[int, BeforeValidator(_number), Field(ge=0, le=65535)]
+Integer = Annotated[int, BeforeValidator(_number), AfterValidator(_bounded)]
+Real = Annotated[float, BeforeValidator(_number), AfterValidator(_bounded)]
+Count = Annotated[Integer, Field(ge=1)]
+Natural = Annotated[Integer, Field(ge=0)]
+Positive = Annotated[Real, Field(gt=0)]
+NotNegative = Annotated[Real, Field(ge=0)]
+Fraction = Annotated[Real, Field(ge=0, le=1)]
+Port = Annotated[Integer, Field(ge=0, le=65535)]
 Text = Annotated[str, Field(min_length=1)]
 CommaList = BeforeValidator(_comma_list)
 Texts = Annotated[list[Text], CommaList]
 # Names go into headers, metric labels and file names: visible ASCII, no quotes, commas or spaces.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9@][A-Za-z0-9._:/@+#~-]{0,127}$")]
 EmptyIsNone = BeforeValidator(_empty_mapping)
+# For ``json_schema_extra``: the processes read the key when they start, a reload does not change it.
+AT_RESTART: dict[str, Any] = {"reload": "restart"}
+
+
+def switched_off(value: Any) -> bool:
+    """Whether a block is written as ``false`` or 0, also as the text that environment variables hold."""
+    if isinstance(value, str):
+        return value.strip().lower() in ("false", "off", "no", "0")
+    return isinstance(value, (bool, int, float)) and value == 0
 
 
 class Shapes:
@@ -60,7 +79,12 @@ class Shapes:
 
 
 class Block(BaseModel):
-    """Base of all blocks. ``shorthand`` lets a block be written as a single value."""
+    """Base of all blocks. ``shorthand`` lets a block be written as a single value.
+
+    ``null_counts`` names keys for which a written null is a value of its own.
+    """
+
+    null_counts: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(
         extra="forbid",
@@ -84,6 +108,8 @@ class Block(BaseModel):
                 info.context.remember(data, cls.model_fields)
             # `key:` with nothing behind it is how YAML writes "not set".
             data = {
-                key: value for key, value in data.items() if value is not None or key not in cls.model_fields
+                key: value
+                for key, value in data.items()
+                if value is not None or key not in cls.model_fields or key in cls.null_counts
             }
         return handler(data)

@@ -22,53 +22,67 @@ OpenFraction = Annotated[Fraction, Field(gt=0, lt=1)]
 
 
 class ModelSelectionBlock(Block):
-    """Models to choose among, and what counts. ``baseline`` defaults to the first model."""
+    """Models to choose among, and what counts: a route `auto` over them, and one for each."""
 
-    enabled: bool = True
-    models: Texts = Field(default_factory=list)
-    criteria: Texts = Field(default_factory=list)
-    baseline: Text | None = None
+    enabled: bool = Field(default=True, description="false keeps the strategy off.")
+    models: Texts = Field(default_factory=list, description="Models to choose among.")
+    criteria: Texts = Field(
+        default_factory=list, description="Metrics that count, all the same; `multi_objective` has weights."
+    )
+    baseline: Text | None = Field(
+        default=None, description="Baseline of the route `auto`. Left out: the first model."
+    )
 
 
 class VariantBlock(PromptBlock):
     """A prompt variant, with an optional name."""
 
-    name: Text | None = None
+    name: Text | None = Field(default=None, description="Left out: variant-1, variant-2...")
 
 
 class PromptOptimizationBlock(Block):
     """Prompt variants to compare, and how the comparison is judged."""
 
-    enabled: bool = True
-    variants: list[VariantBlock] = Field(default_factory=list)
-    test_duration_sec: Positive = 3600
-    significance_level: OpenFraction = 0.05
-    metrics: Texts = Field(default_factory=list)
+    enabled: bool = Field(default=True, description="false keeps the strategy off.")
+    variants: list[VariantBlock] = Field(
+        default_factory=list, description="Prompts to compare, beside the unchanged one."
+    )
+    test_duration_sec: Positive = Field(default=3600, description="How long they are compared.")
+    significance_level: OpenFraction = Field(
+        default=0.05, description="Largest chance of a wrong winner that is accepted."
+    )
+    metrics: Texts = Field(default_factory=list, description="Metrics that decide.")
 
 
 class CostReductionBlock(Block):
     """How much to save, and how much of the baseline's quality to keep while doing so."""
 
-    enabled: bool = True
-    target_reduction: OpenFraction = 0.3
-    quality_threshold: Fraction | None = None
-    quality_floor: Real | None = None
+    enabled: bool = Field(default=True, description="false keeps the strategy off.")
+    target_reduction: OpenFraction = Field(
+        default=0.3, description="Share of the baseline's cost to save; `target` is short for it."
+    )
+    quality_threshold: Fraction | None = Field(
+        default=None, description="Share of the baseline's quality to keep."
+    )
+    quality_floor: Real | None = Field(default=None, description="Least quality, absolute.")
 
 
 class LatencyOptimizationBlock(Block):
     """The 95th percentile to reach: time to first token for streams, total otherwise."""
 
-    enabled: bool = True
-    target_p95_ms: Positive | None = None
-    quality_threshold: Fraction | None = None
-    quality_floor: Real | None = None
+    enabled: bool = Field(default=True, description="false keeps the strategy off.")
+    target_p95_ms: Positive | None = Field(default=None, description="The percentile to reach.")
+    quality_threshold: Fraction | None = Field(
+        default=None, description="Share of the baseline's quality to keep."
+    )
+    quality_floor: Real | None = Field(default=None, description="Least quality, absolute.")
 
 
 class MultiObjectiveBlock(Block):
     """What routes pursue unless they say otherwise."""
 
-    enabled: bool = True
-    objectives: list[ObjectiveBlock] = Field(default_factory=list)
+    enabled: bool = Field(default=True, description="false: as if the block were not there.")
+    objectives: list[ObjectiveBlock] = Field(default_factory=list, description="Metrics and weights.")
 
 
 Strategy = Literal[
@@ -77,68 +91,94 @@ Strategy = Literal[
 
 
 class OptimizationBlock(Block):
-    """The optimizer as a whole. ``strategies`` left out means: every block that is present and enabled."""
+    """The optimizer as a whole, and the short way to routes: what stands under `routes` wins."""
 
-    enabled: bool = True
-    interval_sec: Positive = 300
-    strategies: Annotated[list[Strategy], CommaList] | None = None
-    quality_threshold: Fraction | None = None
-    publish_interval_ms: Annotated[Positive, Field(ge=50)] = 500
-    model_selection: ModelSelectionBlock | None = None
-    prompt_optimization: PromptOptimizationBlock | None = None
-    cost_reduction: CostReductionBlock | None = None
-    latency_optimization: LatencyOptimizationBlock | None = None
-    multi_objective: MultiObjectiveBlock | None = None
+    enabled: bool = Field(default=True, description="false: every route plays its baseline only.")
+    interval_sec: Positive = Field(default=300, description="How often strategies look for changes.")
+    strategies: Annotated[list[Strategy], CommaList] | None = Field(
+        default=None, description="Which strategies run. Left out: every block that is present and enabled."
+    )
+    quality_threshold: Fraction | None = Field(
+        default=None, description="Share of the baseline's quality to keep, for every strategy."
+    )
+    publish_interval_ms: Annotated[Positive, Field(ge=50)] = Field(
+        default=500, description="How often learned shares reach the workers."
+    )
+    model_selection: ModelSelectionBlock | None = Field(
+        default=None, description="A route `auto` over the listed models, and one for each of them."
+    )
+    prompt_optimization: PromptOptimizationBlock | None = Field(
+        default=None, description="Prompts to compare."
+    )
+    cost_reduction: CostReductionBlock | None = Field(default=None, description="Cost to save.")
+    latency_optimization: LatencyOptimizationBlock | None = Field(default=None, description="Speed to reach.")
+    multi_objective: MultiObjectiveBlock | None = Field(
+        default=None, description="Objectives of every route without its own."
+    )
 
 
 class StageBlock(Block):
     """One step of a rollout."""
 
-    percentage: Annotated[Real, Field(gt=0, le=100)]
-    duration_sec: NotNegative | None = None
-    min_samples: Natural = 100
-    max_wait_sec: Positive | None = None
+    percentage: Annotated[Real, Field(gt=0, le=100)] = Field(description="Traffic of the candidate.")
+    duration_sec: NotNegative | None = Field(
+        default=None, description="Least time at this stage. Needed below 100 %."
+    )
+    min_samples: Natural = Field(default=100, description="Least requests of the candidate.")
+    max_wait_sec: Positive | None = Field(default=None, description="When too few requests end the rollout.")
 
 
 class HealthCheckBlock(Block):
     """Absolute bounds that a candidate must keep."""
 
-    enabled: bool = True
-    interval_sec: Positive = 30
-    error_rate_threshold: Fraction | None = None
-    latency_p95_threshold_ms: Positive | None = None
-    cost_per_request_threshold_usd: Positive | None = None
-    quality_threshold: Fraction | None = None
-    non_inferiority_margin: Fraction | None = None
+    enabled: bool = Field(default=True, description="false: no bounds.")
+    interval_sec: Positive = Field(default=30, description="How often they are checked.")
+    error_rate_threshold: Fraction | None = Field(default=None, description="Largest share of failures.")
+    latency_p95_threshold_ms: Positive | None = Field(
+        default=None, description="Largest 95th percentile: to the first token for streams, in all otherwise."
+    )
+    cost_per_request_threshold_usd: Positive | None = Field(default=None, description="Largest mean cost.")
+    quality_threshold: Fraction | None = Field(
+        default=None, description="Share of the baseline's quality to keep."
+    )
+    non_inferiority_margin: Fraction | None = Field(
+        default=None, description="How much worse than the control it may be."
+    )
 
 
 class CanaryBlock(Block):
     """A gradual rollout."""
 
-    enabled: bool = True
-    stages: list[StageBlock] = Field(default_factory=list)
-    health_check: HealthCheckBlock | None = None
+    enabled: bool = Field(default=True, description="false: changes reach all traffic at once.")
+    stages: list[StageBlock] = Field(default_factory=list, description="Steps, rising.")
+    health_check: HealthCheckBlock | None = Field(default=None, description="Bounds.")
 
 
 class DeploymentBlock(Block):
-    """How changes reach traffic. ``guard_lease_sec`` is how long candidate traffic survives its guard."""
+    """How changes reach traffic."""
 
-    environment: Text = "production"
-    auto_promote: bool = True
-    guard_lease_sec: Annotated[Positive, Field(ge=2)] = 10
-    canary: CanaryBlock | None = None
-    health_check: HealthCheckBlock | None = None
+    environment: Text = Field(default="production", description="Name of this installation.")
+    auto_promote: bool = Field(default=True, description="false: a person promotes.")
+    guard_lease_sec: Annotated[Positive, Field(ge=2)] = Field(
+        default=10, description="Candidate traffic goes back to control this long after its guard was lost."
+    )
+    canary: CanaryBlock | None = Field(default=None, description="A gradual rollout.")
+    health_check: HealthCheckBlock | None = Field(default=None, description="Bounds for every rollout.")
 
 
 class CustomMetricBlock(Block):
-    """A feedback metric of the operator's own. ``min`` and ``max`` bound its values."""
+    """A feedback metric of your own. A text is its name."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,63}$")]
-    type: Literal["gauge", "counter"] = "gauge"
-    aggregation: Literal["mean", "sum"] | None = None
-    direction: Literal["minimize", "maximize"] = "maximize"
-    min: Real | None = None
-    max: Real | None = None
+    name: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,63}$")] = Field(
+        description="Small letters, digits and _."
+    )
+    type: Literal["gauge", "counter"] = Field(default="gauge", description="A level, or something counted.")
+    aggregation: Literal["mean", "sum"] | None = Field(
+        default=None, description="How values join. Left out: mean of a gauge, sum of a counter."
+    )
+    direction: Literal["minimize", "maximize"] = Field(default="maximize", description="What is better.")
+    min: Real | None = Field(default=None, description="Least value that is accepted.")
+    max: Real | None = Field(default=None, description="Largest value that is accepted.")
 
     @classmethod
     def shorthand(cls, value: Any) -> Any:
@@ -149,30 +189,34 @@ class CustomMetricBlock(Block):
 class MetricsBlock(Block):
     """Metrics beyond the built-in ones."""
 
-    custom: list[CustomMetricBlock] = Field(default_factory=list)
+    custom: list[CustomMetricBlock] = Field(
+        default_factory=list, description="Metrics for POST /v1/feedback."
+    )
 
 
 class DatabaseBlock(Block):
     """Where optimizations and audit are kept; without it a file in the state directory."""
 
-    url: Text | None = None
-    max_connections: Count = 20
-    timeout_sec: Positive = 5
+    url: Text | None = Field(default=None, description="postgresql:// address.")
+    max_connections: Count = Field(default=20, description="Connections open at once.")
+    timeout_sec: Positive = Field(default=5, description="Time for an answer.")
 
 
 class RedisBlock(Block):
     """What joins several nodes."""
 
-    url: Text | None = None
-    max_connections: Count = 10
-    timeout_sec: Positive = 5
+    url: Text | None = Field(default=None, description="redis:// address.")
+    max_connections: Count = Field(default=10, description="Connections open at once.")
+    timeout_sec: Positive = Field(default=5, description="Time for an answer.")
 
 
 class KafkaBlock(Block):
     """Where the event log is shipped."""
 
-    brokers: Texts = Field(default_factory=list)
-    topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")] = "llm-feedback"
-    group_id: Text = "optimizer-group"
-    client_id: Text = "llm-optimizer"
-    request_timeout_ms: Positive = 10_000
+    brokers: Texts = Field(default_factory=list, description="host:port of each broker. Needed.")
+    topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")] = Field(
+        default="llm-feedback", description="Topic of the events."
+    )
+    group_id: Text = Field(default="optimizer-group", description="Consumer group.")
+    client_id: Text = Field(default="llm-optimizer", description="How this client calls itself.")
+    request_timeout_ms: Positive = Field(default=10_000, description="Time for a broker's answer.")

@@ -59,12 +59,15 @@ class Findings:
     ``moved`` maps a path in the normal form to where the operator wrote it, ``lines`` a written path to its
     line. ``broken`` holds the first two parts of paths that were refused: what refers to them is not blamed
     as well. ``unset`` holds paths whose value a missing variable left unknown: nothing else is said of them.
+    ``substituted`` has the variables that were read, by their values: no message quotes those, because who may check a
+    text may not read the environment.
     """
 
     moved: dict[KeyPath, KeyPath] = field(default_factory=dict)
     lines: dict[KeyPath, int] = field(default_factory=dict)
     broken: set[KeyPath] = field(default_factory=set)
     unset: set[KeyPath] = field(default_factory=set)
+    substituted: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
@@ -72,12 +75,12 @@ class Findings:
         if path in self.unset:
             return
         written = self.written(path)
-        found = Problem(show_path(written), message, suggestion, self._line(written))
+        found = Problem(show_path(written), self._as_written(message), suggestion, self._line(written))
         if found not in self.problems:
             self.problems.append(found)
 
     def note(self, path: KeyPath, message: str, *, step: int | None = None) -> None:
-        found = Note(show_path(self.written(path)), message, step)
+        found = Note(show_path(self.written(path)), self._as_written(message), step)
         if found not in self.notes:
             self.notes.append(found)
 
@@ -92,6 +95,11 @@ class Findings:
             if origin is not None:
                 return origin + path[length:]
         return path
+
+    def _as_written(self, message: str) -> str:
+        for value, name in self.substituted.items():
+            message = message.replace(value, name)
+        return message
 
     def _line(self, path: KeyPath) -> int | None:
         for length in range(len(path), 0, -1):

@@ -44,6 +44,8 @@ class Reach(enum.Enum):
     DATA = "data"
     """Anyone that a worker let in; the worker proves itself with its token."""
     ADMIN = "admin"
+    WORKER = "worker"
+    """A worker itself, on nobody's behalf: neither a key nor being local opens it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,10 @@ class Verdict:
 
 def judge(asked: Asked, reach: Reach, rules: AccessRules, *, worker_token: str) -> Verdict:
     """Decide on one request."""
+    if reach is Reach.WORKER:
+        # What a worker forwards names its caller, so that no path a client thinks of leads here.
+        allowed = _is_from_worker(asked, worker_token) and PEER_HEADER not in asked.headers
+        return Verdict(allowed=allowed, admin=False, reason="" if allowed else "This is for workers only.")
     presented = _presented_keys(asked)
     if presented:
         if all(_matches(key, rules.key_digests) for key in presented):
@@ -129,7 +135,7 @@ def _is_open(asked: Asked, reach: Reach, rules: AccessRules, worker_token: str) 
             return rules.metrics_open
         case Reach.DATA:
             return _is_from_worker(asked, worker_token)
-        case Reach.ADMIN:
+        case Reach.ADMIN | Reach.WORKER:
             return False
 
 

@@ -7,9 +7,14 @@ metrics library, no client of a store. Everything in it runs in one thread.
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
+from optimizer.control_database import ControlDatabase
 from optimizer.ingest import Ingest
+from optimizer.key_store import KeyStore
+from optimizer.lease_store import LeaseStore
+from optimizer.leases import LeaseBook
 from optimizer.log.node import StateDirectory
 from optimizer.publisher import Publisher
 from optimizer.savings import Savings
@@ -42,7 +47,7 @@ class Core:
 
     Raises:
         ValueError: The configuration can't be built into a table.
-        OSError, sqlite3.Error, StoreError: The state directory can't be used.
+        OSError, sqlite3.Error, StoreError, ControlDatabaseError: The state directory can't be used.
     """
 
     def __init__(
@@ -64,6 +69,10 @@ class Core:
         self.new_admin_key: str | None = None
         self.journal = Journal(state, segment_bytes=loaded.settings.retention.segment_bytes, now=now)
         self.ingest = Ingest(state, clock=now)
+        self.database = ControlDatabase(state.control_database_file)
+        self.keys = KeyStore(self.database, state.key_file, pepper=state.key_pepper, now=now)
+        self.lease_store = LeaseStore(state.limits_file)
+        self.leases = LeaseBook(self.lease_store.rows, self.lease_store, now=now, clock=monotonic)
         self.observer = MetricsObserver(Vocabulary.of(loaded.settings), now=now)
         self.savings = Savings(self.ingest.learner.mean_cost_usd)
         self.ingest.configure(loaded.settings, reprice=reprice)
@@ -123,6 +132,8 @@ class Core:
         finally:
             self.ingest.close()
             self.journal.close()
+            self.database.close()
+            self.lease_store.close()
 
     def _admin_key(self) -> str:
         key, is_new = obtain_key(self.state.admin_key_file)

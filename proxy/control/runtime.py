@@ -39,6 +39,8 @@ from proxy.supervisor_link import Link, Message
 GUARD_S: Final = 1.0
 SWEEP_S: Final = 5.0
 LAG_S: Final = 1.0
+LIMITS_SYNC_S: Final = 1.0
+LIMITS_SWEEP_S: Final = 60.0
 CONFIG_POLL_S: Final = 1.0
 """Notifications are quicker, but an edit between the first look and the first notification has none."""
 SINK_PATIENCE_S: Final = 5.0
@@ -100,6 +102,7 @@ class Runtime:
         self.tasks.spawn("log-sync", self._syncer.run)
         self.tasks.spawn("retention", self._retain)
         self.tasks.spawn("lag", self._measure_lag)
+        self.tasks.spawn("limits", self._keep_limits)
         if core.configuration.path is not None:
             self.tasks.spawn("config-watch", self._watch)
         self._start_sinks()
@@ -194,11 +197,22 @@ class Runtime:
 
     async def _ingest(self) -> None:
         try:
+            await self._repair_index()
             await self.core.ingest.run()
         except StoreCorrupt:
             _log.exception("learned state is damaged; the process starts again and repairs it")
             self.exit_status = 1
             self.stopping.set()
+
+    async def _repair_index(self) -> None:
+        try:
+            repaired = await asyncio.to_thread(self.core.ingest.repair_index)
+        except OSError as error:
+            # Learning goes on; feedback to the requests that are not indexed finds no decision.
+            _log.error("the position index can not be repaired: %s", error)
+            return
+        if repaired:
+            _log.info("the position index has %d events again", repaired)
 
     async def _publish(self) -> None:
         while True:
@@ -232,6 +246,16 @@ class Runtime:
             if marks.lag_bytes == 0:
                 marks.caught_up_at = self.core.now()
             await asyncio.sleep(LAG_S)
+
+    async def _keep_limits(self) -> None:
+        """Make grants durable against power loss, and forget old windows."""
+        swept_at = 0.0
+        while True:
+            await asyncio.to_thread(self.core.lease_store.checkpoint)
+            if time.monotonic() - swept_at >= LIMITS_SWEEP_S:
+                swept_at = time.monotonic()
+                self.core.leases.sweep()
+            await asyncio.sleep(LIMITS_SYNC_S)
 
     async def _watch(self) -> None:
         configuration = self.core.configuration

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from optimizer.arm_report import ArmReport, selection_report
 from optimizer.ids import verify
+from optimizer.key_store import KeyStore
+from optimizer.leases import LeaseBook
 from optimizer.log.position_index import PositionIndex
 from optimizer.log.segment import EventReader
 from proxy.control.access import AccessRules
@@ -35,6 +37,16 @@ class Services:
     started: float
     version: str
     worker_token: str
+
+    @property
+    def keys(self) -> KeyStore:
+        """The client keys."""
+        return self.core.keys
+
+    @property
+    def leases(self) -> LeaseBook:
+        """Who holds how much of every limit."""
+        return self.core.leases
 
     def access_rules(self) -> AccessRules:
         """Who may do what, by the configuration in use."""

@@ -277,5 +277,5 @@ class Pool:
             if call.cutoff <= now:
                 call.fail(TimeoutFault(*call.bound))
             else:
-                call.fail(TimeoutFault("queue", origin.connect_s + origin.first_byte_s))
+                call.fail(Overloaded("No connection to the upstream became free in time."))
         return bool(self._connections or self._attempts or self._waiting)

@@ -288,9 +288,12 @@ class ClientConnection(asyncio.Protocol):
         self._keep = keep = parser.should_keep_alive()
         if not keep:
             self._headers = headers
+        codings = 0
         for name, value in headers:
-            if len(name) == 17 and name == b"transfer-encoding" and value.lower() != b"chunked":
-                self._refuse("The upstream used a transfer coding other than chunked.")
+            if len(name) == 17 and name == b"transfer-encoding":
+                codings += 1
+                if codings > 1 or value.lower() != b"chunked":
+                    self._refuse("The upstream used a transfer coding other than chunked.")
         try:
             call.sink.reply_head(status, headers)
         except Exception as error:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from email.utils import formatdate
 from http import HTTPStatus
 
-from proxy.errors import ProxyError, error_body
+from proxy.errors import Overloaded, ProxyError, error_body
 
 ENGINE_HEADERS = frozenset(
     (
@@ -97,18 +97,37 @@ class Refused(ProxyError):
         self.code = code
 
 
-def error_reply(status: int, body: bytes, date: bytes, *, head_only: bool = False) -> bytes:
-    """A complete JSON reply that ends the connection."""
-    head = b"%b%bcontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % (
+def error_headers(status: int, block: bytes) -> bytes:
+    """``block`` and what else belongs to an error reply: its type, and when to come back if that helps."""
+    return block + (_JSON_RETRY if status == 503 else _JSON)
+
+
+def error_reply(status: int, body: bytes, date: bytes, block: bytes) -> bytes:
+    """A complete JSON reply that ends the connection; ``block`` holds further headers."""
+    return b"%b%b%bconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (
         status_line(status),
         date,
+        error_headers(status, block),
         len(body),
+        body,
     )
-    return head if head_only else head + body
 
 
-def overloaded_body() -> bytes:
+def declined(date: bytes, block: bytes, connection: bytes) -> bytes:
+    """The reply to a request that there is no time for. Made of constants: it has to cost next to nothing."""
+    return b"".join((STATUS_LINES[503], date, block, connection, _DECLINED))
+
+
+def too_many_connections() -> bytes:
     """What a client gets when there are too many connections."""
     return error_body(
-        "Too many open connections (server.max_connections).", kind="service_unavailable", code="overloaded"
+        "Too many open connections (server.max_connections). Retry in a second.",
+        kind="service_unavailable",
+        code="overloaded",
     )
+
+
+_JSON = b"content-type: application/json\r\n"
+_JSON_RETRY = _JSON + b"retry-after: 1\r\n"
+_DECLINED_BODY = Overloaded("The proxy has more requests than it can serve. Retry after a second.").body()
+_DECLINED = b"%bcontent-length: %d\r\n\r\n%b" % (_JSON_RETRY, len(_DECLINED_BODY), _DECLINED_BODY)

@@ -18,6 +18,8 @@ class BodyMode(enum.Enum):
     """``handle`` is called once the whole body is in ``request.body``."""
     STREAM = "stream"
     """``handle`` is called right after the head; the body goes to ``listener.client_body`` as it comes."""
+    DECLINE = "decline"
+    """Too much to do: the engine answers 503 ``overloaded`` and drops the body; ``handle`` is not called."""
 
 
 class Request:
@@ -134,6 +136,12 @@ class Application(Protocol):
 
     def handle(self, request: Request, responder: Responder) -> None:
         """Answer, now or later. A ``ProxyError`` raised here is the answer if none was started."""
+
+    def essential(self, request: Request) -> bool:
+        """Whether it must be answered however much there is to do; asked only when memory is short."""
+
+    def refusal_headers(self) -> bytes:
+        """Header block of an error reply that the engine writes itself: the id that the caller may quote."""
 
 
 class ReplySink(Protocol):

@@ -6,7 +6,7 @@ peer unless the configuration says not to, and is made once.
 
 import base64
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -31,7 +31,8 @@ class Proxy:
 class Origin:
     """Address, TLS and bounds of one upstream.
 
-    Durations are seconds; ``authority`` is the value for ``Host``.
+    Durations are seconds; ``authority`` is the value for ``Host``. ``allow_private`` permits a public name to
+    resolve to private addresses; ``refused`` holds the hosts whose refusal was logged.
     """
 
     scheme: str
@@ -48,6 +49,8 @@ class Origin:
     total_s: float | None = None
     max_connections: int = 1000
     keepalive_s: float = 50.0
+    allow_private: bool = False
+    refused: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @classmethod
     def from_upstream(cls, upstream: Upstream) -> Self:
@@ -70,13 +73,14 @@ class Origin:
             unix_socket=upstream.unix_socket,
             proxy=_proxy(upstream.proxy) if upstream.proxy else None,
             ssl_context=tls_context(upstream.ca_file, verify=upstream.verify_tls) if secure else None,
-            server_hostname=host if secure else None,
+            server_hostname=host.rstrip(".") if secure else None,
             connect_s=upstream.connect_s,
             first_byte_s=upstream.first_byte_s,
             idle_s=upstream.idle_s,
             total_s=upstream.total_s,
             max_connections=upstream.max_connections,
             keepalive_s=upstream.keepalive_s,
+            allow_private=upstream.allow_private,
         )
 
     def head(self, head: bytes) -> bytes:

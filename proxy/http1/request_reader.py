@@ -9,14 +9,17 @@ from typing import NoReturn, Protocol
 import httptools
 
 from optimizer.routing import Limits
-from proxy.errors import BodyTooLarge, ProxyError
+from proxy.errors import BodyTooLarge, Overloaded, ProxyError
 from proxy.http1 import request_head
+from proxy.http1.budget import DECLINED_BODY_BYTES, SPARED_BODY_BYTES
 from proxy.http1.framing import Refused
 from proxy.http1.messages import BodyMode, Request
 from proxy.http1.responder import HttpResponder, Line
 from proxy.http1.server_state import ServerState
 
+_BUFFER = BodyMode.BUFFER
 _STREAM = BodyMode.STREAM
+_DECLINE = BodyMode.DECLINE
 _MANY_PIECES = 256
 _CHUNK_OVERHEAD_BYTES = 64 * 1024
 _CHUNK_OVERHEAD_FACTOR = 8  # a chunk of one byte takes six
@@ -44,7 +47,8 @@ class RequestReader:
 
     ``request`` is the request whose body is still open, ``incoming`` its responder if it streams, ``last``
     says that no further request is accepted, ``awaits_continue`` that the client waits for ``100 Continue``.
-    ``fed`` counts the bytes of the unfinished message, ``url`` is its target if its head is open.
+    ``fed`` counts the bytes of the unfinished message, ``received`` those of its body, ``url`` is its target if its
+    head is open.
     """
 
     __slots__ = (
@@ -55,16 +59,17 @@ class RequestReader:
         "_parser",
         "_peer",
         "_pieces",
-        "_received",
         "_receiver",
         "_refusal",
         "_resuming",
+        "_spared",
         "_state",
         "_verdict",
         "awaits_continue",
         "fed",
         "incoming",
         "last",
+        "received",
         "request",
         "url",
     )
@@ -77,11 +82,12 @@ class RequestReader:
         self.url = b""
         self._headers: dict[bytes, bytes] = {}
         self.fed = 0  # bytes since the current message began
-        self._received = 0  # body bytes of the current message
+        self.received = 0  # body bytes of the current message
         self._expected = 0  # its content-length; -1 when chunked
         self._pieces: list[bytes] = []
         self._gathered = bytearray()
-        self._mode = BodyMode.BUFFER
+        self._mode = _BUFFER
+        self._spared = False  # the body is taken however full the budget is
         self._verdict: ProxyError | None = None
         self._refusal: ProxyError | None = None
         self._resuming = False
@@ -92,17 +98,27 @@ class RequestReader:
 
     def close(self) -> None:
         """Let go of what holds on to this object."""
+        self.abandon()
         del self._parser
         del self._receiver
         self.last = True
 
+    def abandon(self) -> None:
+        """The unfinished request will not be finished."""
+        if self.request is not None:
+            self.request = None
+            if self._mode is _BUFFER:
+                self._state.budget.bodies -= self.received
+                self._pieces.clear()
+                self._gathered = bytearray()
+
     def missing(self) -> int:
         """Bytes of a body of known length that are still to come, else 0."""
-        return self._expected - self._received if self.request is not None and self._expected > 0 else 0
+        return self._expected - self.received if self.request is not None and self._expected > 0 else 0
 
     def untouched(self) -> bool:
         """Whether no byte of the open body has come."""
-        return self._received == 0
+        return self.received == 0
 
     def feed(self, data: bytes) -> ProxyError | None:
         """Parse; a returned error ends the connection, after the replies to requests before it."""
@@ -140,6 +156,8 @@ class RequestReader:
         if self._resuming:
             self._resuming = False
             return
+        if self.last:
+            raise _Halt  # it comes after one that said `connection: close`, and will not be answered
         try:
             self._accept()
         except ProxyError as error:
@@ -150,13 +168,21 @@ class RequestReader:
 
     def on_body(self, data: bytes) -> None:
         """llhttp callback."""
-        self._received += len(data)
-        if self._expected < 0 and self._received > self._state.limits().max_body_bytes:
-            self._stop(BodyTooLarge(self._state.limits().max_body_bytes))
-        if self._mode is _STREAM:
+        size = len(data)
+        self.received += size
+        mode = self._mode
+        if mode is not _BUFFER:
+            if self._expected < 0 and self.received > self._state.limits().max_body_bytes:
+                self._stop(BodyTooLarge(self._state.limits().max_body_bytes))
             if self.incoming is not None:
                 self._receiver.stream_body(self.incoming, data)
             return
+        budget = self._state.budget
+        budget.bodies += size
+        if self._expected < 0 and self.received > self._state.limits().max_body_bytes:
+            self._stop(BodyTooLarge(self._state.limits().max_body_bytes))
+        if budget.bodies > budget.ceiling and not self._spared and not self._state.make_room(0):
+            self._stop(_too_much())
         pieces = self._pieces
         pieces.append(data)
         if len(pieces) >= _MANY_PIECES:
@@ -186,6 +212,10 @@ class RequestReader:
             request.body = pieces[0] if len(pieces) == 1 and not self._gathered else self._joined()
             pieces.clear()
         responder = HttpResponder(self._receiver, request, not self.last)
+        if self._mode is _DECLINE:
+            responder.declined = True
+        elif self.received:
+            responder.held = self.received
         if self._verdict is not None:
             responder.verdict = self._verdict
             self._verdict = None
@@ -234,9 +264,17 @@ class RequestReader:
             if length:
                 raise
             self._verdict = error
-            mode = BodyMode.BUFFER
+            mode = _BUFFER
+        if length and mode is _BUFFER:
+            budget = self._state.budget
+            if budget.bodies + length > budget.ceiling:
+                mode = self._mode_over_budget(request, length)
+            else:
+                self._spared = False
+        if mode is _DECLINE and (awaits_continue or not 0 <= length <= DECLINED_BODY_BYTES):
+            raise _too_much()
         self._expected = length
-        self._received = 0
+        self.received = 0
         self._mode = mode
         self.request = request
         self.awaits_continue = awaits_continue
@@ -246,6 +284,11 @@ class RequestReader:
             responder.body_open = length != 0
             self.incoming = responder
             self._receiver.request_ready(responder)
+
+    def _mode_over_budget(self, request: Request, length: int) -> BodyMode:
+        state = self._state
+        self._spared = 0 < length <= SPARED_BODY_BYTES and state.app.essential(request)
+        return _BUFFER if self._spared or state.make_room(max(length, 0)) else _DECLINE
 
     def _after_upgrade(self, rest: bytes) -> ProxyError | None:
         """Go on in HTTP/1.1: an offer to upgrade (Java's client makes one by default) may be ignored.
@@ -286,9 +329,7 @@ class RequestReader:
             if self.fed > limits.max_line_bytes + limits.max_header_bytes:
                 return request_head.too_large_headers(limits)
         elif self._expected < 0:
-            allowed = (
-                _CHUNK_OVERHEAD_FACTOR * self._received + limits.max_header_bytes + _CHUNK_OVERHEAD_BYTES
-            )
+            allowed = _CHUNK_OVERHEAD_FACTOR * self.received + limits.max_header_bytes + _CHUNK_OVERHEAD_BYTES
             if self.fed > allowed:
                 return Refused(400, "The chunk framing outweighs the body.", "malformed_request")
         return None
@@ -296,3 +337,9 @@ class RequestReader:
     def _stop(self, error: ProxyError) -> NoReturn:
         self._refusal = error
         raise _Halt
+
+
+def _too_much() -> ProxyError:
+    return Overloaded(
+        "The proxy holds as many bytes as it may (server.in_flight_bytes). Retry after a second."
+    )

@@ -47,14 +47,17 @@ class HttpResponder:
 
     ``keep`` says whether the connection may persist after this reply, ``streams`` that the request body goes
     to the listener, ``body_open`` that it is still arriving, ``early`` holds what of it came before its
-    turn; ``verdict`` is the answer when the application refused the request by its head.
+    turn; ``verdict`` is the answer when the application refused the request by its head, ``declined`` says that
+    there is no time for it; ``held`` is what its body counts in the server's budget.
     """
 
     __slots__ = (
         "_framing",
         "_left",
         "body_open",
+        "declined",
         "early",
+        "held",
         "keep",
         "line",
         "listener",
@@ -74,6 +77,8 @@ class HttpResponder:
         self.early = b""
         self.streams = False
         self.verdict: ProxyError | None = None
+        self.declined = False
+        self.held = 0
         self._framing = _LENGTH
         self._left = 0
 
@@ -132,6 +137,10 @@ class HttpResponder:
             self._framing = _UNTIL_CLOSE
             self.keep = False
         line.transport.write(self._head(line, status, headers, self._connection(line), length))
+        if self.held and not self.request.body:
+            self.let_go(
+                line
+            )  # the application has no more use for the body, and a stream may last for minutes
         if self.request.method == "HEAD":
             self._framing = _NO_BODY
 
@@ -202,8 +211,24 @@ class HttpResponder:
         """Answer with an error in OpenAI's shape, or cut if a reply was started."""
         if self.started:
             self.abort()
-        else:
-            self.reply(error.status, b"content-type: application/json\r\n", error.body())
+        elif self.line is not None:
+            headers = framing.error_headers(error.status, self.line.state.app.refusal_headers())
+            self.reply(error.status, headers, error.body())
+
+    def decline(self) -> None:
+        """Say that there is too much to do."""
+        line = self.line
+        if line is not None:
+            self.started = True
+            state = line.state
+            block = state.app.refusal_headers()
+            line.transport.write(framing.declined(state.date, block, self._connection(line)))
+            line.finished(self)
+
+    def let_go(self, line: Line) -> None:
+        """The request's body is held no longer."""
+        line.state.budget.bodies -= self.held
+        self.held = 0
 
     def _spend(self, size: int) -> None:
         self._left -= size

@@ -5,6 +5,8 @@ its own streamed body: further bytes are kept aside (bounded, then reading pause
 a read, so reads are fed in pieces of ``_PIECE`` bytes while a head or chunked body is open: what was parsed
 ahead is bounded by one piece.
 
+A body must keep coming: besides its total time it is held to a least rate, looked at in windows.
+
 A client that closes its sending side counts as gone: it can't be told apart from one that left, and the
 upstream request that it caused costs money.
 """
@@ -14,19 +16,21 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
-from proxy.errors import ProxyError
+from proxy.errors import Overloaded, ProxyError
 from proxy.http1 import framing
 from proxy.http1.framing import Refused
 from proxy.http1.request_reader import RequestReader
 from proxy.http1.responder import HttpResponder
-from proxy.http1.server_state import ServerState
+from proxy.http1.server_state import QUIET_S, ServerState
 
 _PIECE = 4096
 _HELD_BYTES = 256 * 1024
 _LINGER_S = 2.0
+_BODY_WINDOW_S = 10.0
+_BODY_WINDOW_BYTES = 5_000
 _NEVER = float("inf")
 
-_UNKNOWN, _IDLE, _HEAD, _BODY, _BUSY, _CLOSING = range(6)
+_UNKNOWN, _FRESH, _IDLE, _HEAD, _BODY, _BUSY, _CLOSING = range(7)
 
 
 class ServerConnection(asyncio.Protocol):
@@ -34,6 +38,8 @@ class ServerConnection(asyncio.Protocol):
 
     __slots__ = (
         "_advancing",
+        "_body_received",
+        "_body_until",
         "_current",
         "_feeding",
         "_held",
@@ -63,7 +69,9 @@ class ServerConnection(asyncio.Protocol):
         self._reading_paused = False
         self._write_paused = False
         self._unsent = 0
-        self._phase = _IDLE
+        self._body_received = 0  # at the last look
+        self._body_until = _NEVER
+        self._phase = _FRESH
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio callback."""
@@ -71,19 +79,26 @@ class ServerConnection(asyncio.Protocol):
         state = self.state
         peer = transport.get_extra_info("peername")
         self._reader = RequestReader(self, state, peer[0] if isinstance(peer, tuple) else "unix")
-        if not state.admit(self):
-            self._end_with(framing.error_reply(503, framing.overloaded_body(), state.date))
-            return
-        self.deadline = state.sweeper.soon + state.limits().header_s
+        admitted = state.admit(self)
+        if admitted:
+            self.deadline = state.sweeper.soon + (QUIET_S if state.draining else state.limits().header_s)
+        elif admitted is None:
+            self._phase = _CLOSING
+            self.transport.abort()
+        else:
+            body = framing.too_many_connections()
+            self._end_with(framing.error_reply(503, body, state.date, state.app.refusal_headers()))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio callback."""
-        self.state.gone(self)
+        state = self.state
+        state.gone(self)
         self._phase = _CLOSING
         self.deadline = _NEVER
         self._reader.close()
-        self._queue.clear()
-        self._held.clear()
+        self._drop_waiting()
+        if self._write_paused:
+            state.budget.caught_up(self)
         if self._current is not None:
             self._abandon(self._current)
 
@@ -104,6 +119,7 @@ class ServerConnection(asyncio.Protocol):
         state = self.state
         self._unsent = self.transport.get_write_buffer_size()
         self.deadline = state.sweeper.soon + state.limits().write_stall_s
+        state.budget.slow(self, state.sweeper.soon)
         current = self._current
         if current is not None and current.listener is not None:
             self._guarded(current.listener.client_paused)
@@ -111,6 +127,7 @@ class ServerConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """asyncio callback."""
         self._write_paused = False
+        self.state.budget.caught_up(self)
         if self._phase == _CLOSING:
             return
         self._phase = _UNKNOWN
@@ -147,9 +164,7 @@ class ServerConnection(asyncio.Protocol):
 
     def finished(self, responder: HttpResponder) -> None:
         """The reply is written: go on with what waits, or close."""
-        responder.line = None
-        self._current = None
-        self.state.inflight -= 1
+        self._detach(responder)
         if not responder.keep:
             self._close(linger=responder.body_open or bool(self._held))
             return
@@ -164,9 +179,7 @@ class ServerConnection(asyncio.Protocol):
 
     def cut(self, responder: HttpResponder) -> None:
         """The reply stays incomplete: close after what was written."""
-        responder.line = None
-        self._current = None
-        self.state.inflight -= 1
+        self._detach(responder)
         self._close(linger=False)
 
     def pause_body(self) -> None:
@@ -195,24 +208,55 @@ class ServerConnection(asyncio.Protocol):
                 self.deadline = now + self.state.limits().write_stall_s
             else:
                 self.transport.abort()
+        elif phase == _BODY and now < self._body_until and self._body_goes_on():
+            self.deadline = min(self._body_until, now + _BODY_WINDOW_S)
         elif phase in (_HEAD, _BODY):
             what = "head" if phase == _HEAD else "body"
             self._refuse(Refused(408, f"The request {what} took too long to arrive.", "request_timeout"))
-        elif phase == _IDLE:
-            self._close(linger=False)
+        elif phase in (_FRESH, _IDLE):
+            self._close(linger=self.state.draining)
         else:
             self.deadline = _NEVER
 
-    def drain(self) -> None:
-        """Close as soon as nothing is in flight."""
-        if self._phase == _IDLE and self._current is None:
-            self._close(linger=False)
+    def quiet_since(self) -> float:
+        """When the last request was over, or the connection was made; infinity while a request is open."""
+        if self._phase == _IDLE:
+            return self.deadline - self.state.limits().keepalive_s
+        return self.deadline - self.state.limits().header_s if self._phase == _FRESH else _NEVER
+
+    def close_quiet(self) -> None:
+        """Close if no request is open. With a half-close: a request that crosses it is not reset."""
+        if self._phase in (_FRESH, _IDLE):
+            self._close(linger=True)
+
+    def unsent(self) -> int:
+        """Bytes in the write buffer."""
+        return self.transport.get_write_buffer_size()
+
+    def stop(self) -> bool:
+        """End what is under way so that the client can tell; True if there was something."""
+        if self._phase == _CLOSING:
+            if not self.unsent():
+                self.transport.abort()
+            return False
+        current, stopping = self._current, Overloaded("The proxy is being stopped. Send the request again.")
+        if current is not None:
+            if current.listener is not None:
+                self._guarded(current.listener.server_stopping)
+            if self._current is current:
+                current.refuse(stopping)
+            return True
+        if self._reader.request is not None:
+            self._refuse(stopping)
+            return True
+        self._close(linger=False)
+        return False
 
     def kill(self) -> bool:
-        """Close at once; True if a request was cut."""
-        busy = self._current is not None or self._reader.request is not None
+        """Close at once; True if a request or a reply was cut."""
+        cut = self._current is not None or self._reader.request is not None or self.unsent() > 0
         self.transport.abort()
-        return busy
+        return cut
 
     # inside
 
@@ -250,6 +294,7 @@ class ServerConnection(asyncio.Protocol):
         if self._refusal is not None or (reader.last and reader.request is None):
             return
         self._held += data
+        self.state.budget.bodies += len(data)
         if len(self._held) > _HELD_BYTES and not self._reading_paused:
             self._reading_paused = True
             self.transport.pause_reading()
@@ -261,7 +306,9 @@ class ServerConnection(asyncio.Protocol):
         state = self.state
         state.inflight += 1
         try:
-            if responder.verdict is None:
+            if responder.declined:
+                responder.decline()
+            elif responder.verdict is None:
                 state.app.handle(responder.request, responder)
             else:
                 responder.refuse(responder.verdict)
@@ -289,7 +336,7 @@ class ServerConnection(asyncio.Protocol):
                     self._refuse(self._refusal)
                 elif self._held:
                     held = bytes(self._held)
-                    self._held.clear()
+                    self._drop_held()
                     if self._reading_paused:
                         self._resume_reading()
                     self._feed_in_pieces(held)
@@ -320,11 +367,18 @@ class ServerConnection(asyncio.Protocol):
         if phase == _BUSY:
             self.deadline = _NEVER
             return
-        limits = self.state.limits()
-        seconds = (
-            limits.keepalive_s if phase == _IDLE else limits.header_s if phase == _HEAD else limits.body_s
-        )
-        self.deadline = self.state.sweeper.soon + seconds
+        limits, soon = self.state.limits(), self.state.sweeper.soon
+        if phase == _BODY:
+            self._body_until = soon + limits.body_s
+            self._body_received = reader.received
+            self.deadline = min(self._body_until, soon + _BODY_WINDOW_S)
+        else:
+            self.deadline = soon + (limits.keepalive_s if phase == _IDLE else limits.header_s)
+
+    def _body_goes_on(self) -> bool:
+        """Whether the body came fast enough since the last look."""
+        before, self._body_received = self._body_received, self._reader.received
+        return self._body_received - before >= _BODY_WINDOW_BYTES
 
     def _continue(self) -> None:
         reader, current = self._reader, self._current
@@ -338,7 +392,7 @@ class ServerConnection(asyncio.Protocol):
         """Answer with an error after the replies that are due, and close."""
         reader = self._reader
         reader.last = True
-        reader.request = None
+        reader.abandon()
         incoming, reader.incoming = reader.incoming, None
         if incoming is not None:
             if incoming is not self._current:
@@ -352,7 +406,9 @@ class ServerConnection(asyncio.Protocol):
         if self._current is not None or self._queue:
             self._refusal = error
             return
-        self._end_with(framing.error_reply(error.status, error.body(), self.state.date))
+        state = self.state
+        block = state.app.refusal_headers()
+        self._end_with(framing.error_reply(error.status, error.body(), state.date, block))
 
     def _end_with(self, data: bytes) -> None:
         self.transport.write(data)
@@ -362,8 +418,8 @@ class ServerConnection(asyncio.Protocol):
         """Close once everything is written; ``linger`` while the client may still be sending, because
         closing with unread bytes would reset the connection and lose the reply."""
         self._phase = _CLOSING
-        self._queue.clear()
-        self._held.clear()
+        self._reader.abandon()
+        self._drop_waiting()
         state = self.state
         if linger and self.transport.can_write_eof():
             self.deadline = state.sweeper.soon + _LINGER_S
@@ -374,6 +430,25 @@ class ServerConnection(asyncio.Protocol):
         self.deadline = state.sweeper.soon + state.limits().write_stall_s
         self.transport.close()
 
+    def _detach(self, responder: HttpResponder) -> None:
+        responder.line = None
+        self._current = None
+        self.state.inflight -= 1
+        if responder.held:
+            responder.let_go(self)
+
+    def _drop_waiting(self) -> None:
+        """What came ahead of its turn will not be handled."""
+        for responder in self._queue:
+            if responder.held:
+                responder.let_go(self)
+        self._queue.clear()
+        self._drop_held()
+
+    def _drop_held(self) -> None:
+        self.state.budget.bodies -= len(self._held)
+        self._held.clear()
+
     def _resume_reading(self) -> None:
         self._reading_paused = False
         if not self.transport.is_closing():
@@ -381,9 +456,7 @@ class ServerConnection(asyncio.Protocol):
 
     def _abandon(self, responder: HttpResponder) -> None:
         """The client is lost to this request: tell the application once."""
-        responder.line = None
-        self._current = None
-        self.state.inflight -= 1
+        self._detach(responder)
         if responder.listener is not None:
             self._guarded(responder.listener.client_gone)
 

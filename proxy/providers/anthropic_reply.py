@@ -172,12 +172,11 @@ class MessagesStreamDecoder(EventStreamDecoder):
         self._waiting: set[int] = set()
 
     def feed(self, data: bytes) -> bytes:
-        block = data if not self._pending and data[-2:] == b"\n\n" else self._take(data)
+        block = self._take(data)
         return self._translate(block) if block else b""
 
     def finish(self) -> bytes:
-        rest = bytes(self._pending)
-        self._pending.clear()
+        rest = self._rest()
         out = self._translate(rest) if rest else b""
         self._settle()
         return out
@@ -306,9 +305,13 @@ class MessagesStreamDecoder(EventStreamDecoder):
         return self._chunk({}, finish_reason(reason))
 
     def _stop(self) -> bytes:
+        last = self.ending()
         self.terminal = True
-        last = b"data: [DONE]\n\n"
-        if not self._envelope.wants_usage:
+        return last
+
+    def ending(self) -> bytes:
+        last = super().ending()
+        if not last or not self._envelope.wants_usage:
             return last
         return self._data([], openai_usage(self.facts)) + last
 

@@ -50,7 +50,8 @@ class ReplyFacts:
     ``input_tokens`` is *all* input: fresh, read from a cache and written to one. ``output_tokens`` includes
     reasoning. ``cache_write_tokens`` includes ``cache_write_1h_tokens``. ``usage_source`` is ``reported``,
     ``estimated`` or ``none``. ``text_head`` (at most 256 characters) stays in memory for the refusal guard.
-    ``json_valid`` is None unless the request asked for JSON and there was an answer to check.
+    ``json_valid`` is None unless the request asked for JSON and there was an answer to check. ``skipped_events`` counts
+    events of a stream that were no JSON.
     """
 
     __slots__ = (
@@ -68,6 +69,7 @@ class ReplyFacts:
         "reasoning_tokens",
         "response_id",
         "response_model",
+        "skipped_events",
         "text_head",
         "tool_calls",
         "usage_source",
@@ -91,6 +93,7 @@ class ReplyFacts:
         self.json_valid: bool | None = None
         self.error_type: str | None = None
         self.error_code: str | None = None
+        self.skipped_events = 0
 
     def __repr__(self) -> str:
         return f"<ReplyFacts in={self.input_tokens} out={self.output_tokens} {self.usage_source}>"
@@ -132,6 +135,18 @@ class StreamDecoder(Protocol):
 
     def finish(self) -> bytes:
         """The upstream ended; return what was held back. Usage is estimated if none was reported."""
+        ...
+
+    def ending(self) -> bytes:
+        """What a client still waits for when the answer is whole but its terminal event never came."""
+        ...
+
+    def keep_answer(self, limit_bytes: int) -> None:
+        """Keep the answer's text, up to so many bytes as JSON. To be called before the first ``feed``."""
+        ...
+
+    def answer(self) -> str | None:
+        """The answer's text so far; None when it was not kept whole."""
         ...
 
     def estimate_usage(self) -> None:

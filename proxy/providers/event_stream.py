@@ -1,21 +1,27 @@
 """What every stream decoder does: cut bytes into events, remember the answer's text, settle the facts at the end.
 
-An incomplete event is held in a bounded buffer; everything else about it is the subclass's business.
+Only whole events leave, so that a stream that is cut can be ended or continued with a clean one. An event whose data
+is no JSON is left out and counted: a client's parser would give up on the whole answer.
 """
 
+import json
 from typing import Final
 
+import orjson
+
+from optimizer.routing import CHAT, COMPLETIONS
 from proxy.envelope import Envelope
 from proxy.providers.base import EVENT_TOO_LARGE, HEAD_CHARS, MAX_EVENT_BYTES, NO_USAGE, ReplyFacts
 from proxy.providers.signals import json_validity, wants_json
-from proxy.providers.sse import complete_length, unescape
+from proxy.providers.sse import complete_length, event_data, split_events, unescape
 
 # An escaped character takes up to six bytes.
 _HEAD_BYTES: Final = 6 * HEAD_CHARS
+_DONE: Final = b"[DONE]"
 
 
 class EventStreamDecoder:
-    """Passes bytes on unchanged and at once; ``_read`` sees whole events."""
+    """Passes whole events on unchanged; ``_read`` sees them."""
 
     __slots__ = (
         "_broken",
@@ -48,19 +54,27 @@ class EventStreamDecoder:
         return facts.error_type is None and (self.terminal or bool(facts.finish_reasons))
 
     def feed(self, data: bytes) -> bytes:
-        if not self._pending and data[-2:] == b"\n\n":
-            self._read(data)
-        elif block := self._take(data):
+        block = self._take(data)
+        if block:
             self._read(block)
-        return data
+        return block
 
     def finish(self) -> bytes:
-        if self._pending:
-            rest = bytes(self._pending)
-            self._pending.clear()
+        rest = self._rest()
+        if rest:
             self._read(rest)
         self._settle()
-        return b""
+        return rest
+
+    def ending(self) -> bytes:
+        chats = self._envelope.endpoint in (CHAT, COMPLETIONS)
+        return b"data: [DONE]\n\n" if chats and not self.terminal else b""
+
+    def keep_answer(self, limit_bytes: int) -> None:
+        self._keep_bytes = max(self._keep_bytes, limit_bytes)
+
+    def answer(self) -> str | None:
+        return unescape(b"".join(self._text)) if self._kept < self._keep_bytes else None
 
     def estimate_usage(self) -> None:
         self.facts.estimate(self._envelope.input_tokens_estimate, self.content_events)
@@ -75,10 +89,12 @@ class EventStreamDecoder:
             self.estimate_usage()
 
     def _take(self, data: bytes) -> bytes:
-        """Add to what is pending; return the whole events, empty when there is none yet."""
+        """Add to what is pending; return the whole and readable events, empty when there is none yet."""
+        pending = self._pending
+        if not pending and data[-2:] == b"\n\n":
+            return self._readable(data)
         if self._broken:
             return b""
-        pending = self._pending
         start = max(0, len(pending) - 2)
         pending += data
         length = complete_length(pending, start)
@@ -90,7 +106,32 @@ class EventStreamDecoder:
             return b""
         block = bytes(memoryview(pending)[:length])
         del pending[:length]
-        return block
+        return self._readable(block)
+
+    def _rest(self) -> bytes:
+        """What came after the last whole event."""
+        rest = bytes(self._pending)
+        self._pending.clear()
+        return self._readable(rest) if rest else b""
+
+    def _readable(self, block: bytes) -> bytes:
+        """``block`` without the events that no client could read."""
+        if block.startswith(b"data: {") and block.find(b"\n") == len(block) - 2 and b"\r" not in block:
+            # One event on one line, as nearly all are.
+            if _is_json(block[6:-2]):
+                return block
+            self.facts.skipped_events += 1
+            return b""
+        kept = []
+        for event in split_events(block):
+            data = event_data(event).strip()
+            if not data or data == _DONE or _is_json(data):
+                kept.append(event)
+            else:
+                self.facts.skipped_events += 1
+                # Blank lines before the event belong to whatever came before it.
+                kept.append(event[: len(event) - len(event.lstrip(b"\r\n"))])
+        return block if len(kept) > 1 and sum(map(len, kept)) == len(block) else b"".join(kept)
 
     def _read(self, block: bytes) -> None:
         """Take in whole events."""
@@ -102,3 +143,15 @@ class EventStreamDecoder:
         if self._kept < self._keep_bytes:
             self._kept += len(text)
             self._text.append(text)
+
+
+def _is_json(data: bytes) -> bool:
+    """Whether clients can parse it; they are more lenient than RFC 8259 (NaN, broken UTF-8)."""
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError:
+        try:
+            json.loads(data.decode("utf-8", "replace"), strict=False)
+        except (ValueError, RecursionError):
+            return False
+    return True

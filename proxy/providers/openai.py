@@ -158,7 +158,11 @@ def _read_edges(body: bytes, facts: ReplyFacts) -> bool:
         matches = _USAGE.findall(edge)
         if not matches:
             continue
-        read_usage(facts, orjson.loads(matches[-1]))
+        try:
+            read_usage(facts, orjson.loads(matches[-1]))
+        except orjson.JSONDecodeError:
+            facts.error_type = "invalid_reply"
+            return True
         facts.has_content = True
         model = _MODEL.search(head) or _MODEL.search(tail)
         facts.response_model = model.group(1).decode("utf-8", "replace") if model else None

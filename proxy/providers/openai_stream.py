@@ -215,19 +215,10 @@ class StrippingChatDecoder(ChatStreamDecoder):
         self._strip_objects = type(options) is dict and bool(options.get("continuous_usage_stats"))
 
     def _feed_any(self, data: bytes) -> bytes:
-        if not self._pending and data[-2:] == b"\n\n":
-            block = data
-        else:
-            block = self._take(data)
-            if not block:
-                return b""
-        self._read(block)
-        return self._strip(block)
+        return self._strip(super()._feed_any(data))
 
     def finish(self) -> bytes:
-        rest = bytes(self._pending)
-        super().finish()
-        return self._strip(rest)
+        return self._strip(super().finish())
 
     def _without_usage(self, event: bytes) -> bytes:
         return self._strip(event)
@@ -290,11 +281,12 @@ class ResponsesStreamDecoder(OpenAIStreamDecoder):
             self._read_event(event)
 
     def _read_event(self, event: bytes) -> None:
+        data: bytes | None = None
         if _SPACED in event:
             doc = _json(event_data(event))
             if type(doc) is not dict:
                 return
-            event = orjson.dumps(doc)
+            event = data = orjson.dumps(doc)
         if b'delta":"' in event:
             answer = b'"type":"response.output_text.' in event or b'"type":"response.refusal.' in event
             if self._count(event, b'"delta":"', answer=False) and answer:
@@ -302,8 +294,7 @@ class ResponsesStreamDecoder(OpenAIStreamDecoder):
             if b'"type":"response.function_call_arguments.' in event:
                 self.facts.tool_calls = True
         if b'"response":{' in event or b'"error"' in event:
-            data = event if event.startswith(b"{") else event_data(event)
-            doc = _json(data)
+            doc = _json(event_data(event) if data is None else data)
             if type(doc) is dict:
                 self._read_special(doc)
 

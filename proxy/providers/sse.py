@@ -1,6 +1,6 @@
 """Server-sent events as byte blocks: where they end, and what their ``data`` is.
 
-Lines end in LF or CRLF (a lone CR, which no provider sends, is not a line end here). Nothing is decoded to text.
+Lines end in LF or CRLF, or all of them in CR, which is legal and rare. Nothing is decoded to text.
 """
 
 import re
@@ -8,7 +8,8 @@ from typing import Final
 
 import orjson
 
-_BOUNDARY: Final = re.compile(rb"\n\r?\n")
+_BOUNDARY: Final = re.compile(rb"\n\r?\n|\r\r")
+_LINE: Final = re.compile(rb"\r\n|\n|\r")
 
 
 def complete_length(buffer: bytes | bytearray, start: int = 0) -> int:
@@ -16,7 +17,7 @@ def complete_length(buffer: bytes | bytearray, start: int = 0) -> int:
     plain = buffer.rfind(b"\n\n", start)
     carriage = buffer.rfind(b"\n\r\n", start)
     if plain < 0 and carriage < 0:
-        return 0
+        return buffer.rfind(b"\r\r", start) + 2 if buffer.rfind(b"\r\r", start) >= 0 else 0
     return max(plain + 2, carriage + 3) if carriage >= 0 else plain + 2
 
 
@@ -34,11 +35,11 @@ def split_events(block: bytes) -> list[bytes]:
 
 def event_data(event: bytes) -> bytes:
     """The ``data`` of one event, its lines joined by LF; empty for comments and bare ``event:`` lines."""
-    lines: list[bytes] = []
-    for raw_line in event.split(b"\n"):
-        line = raw_line[:-1] if raw_line.endswith(b"\r") else raw_line
-        if line.startswith(b"data:"):
-            lines.append(line[6:] if line.startswith(b"data: ") else line[5:])
+    lines = [
+        line[6:] if line.startswith(b"data: ") else line[5:]
+        for line in (_LINE.split(event) if b"\r" in event else event.split(b"\n"))
+        if line.startswith(b"data:")
+    ]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
 
 

@@ -23,6 +23,7 @@ from optimizer.routing import (
     Limits,
     Model,
     Price,
+    Resilience,
     Route,
     RoutingTable,
     Selector,
@@ -164,7 +165,16 @@ class TableShapes:
                 Variant(name="default", key=""),
                 Variant(name="terse", key="key-terse", system="Be terse."),
             ),
-            routes=(Route(name="chat", match=("gpt-*",), control=side(arm("a"), arm("b")), salt="salt"),),
+            routes=(
+                Route(
+                    name="chat",
+                    match=("gpt-*",),
+                    control=side(arm("a"), arm("b")),
+                    salt="salt",
+                    # What one attempt does is tested here; what follows a failed one in tests/integration/faults.
+                    resilience=Resilience(attempts=1),
+                ),
+            ),
             passthrough=(("/v1/", "up"),),
             limits=Limits(drain_s=0.2),
         )

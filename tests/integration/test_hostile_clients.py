@@ -291,7 +291,7 @@ async def test_slow_readers_hold_the_upstream_back(proxy, upstream):
         for _ in range(4000):
             await response.write(piece)
             produced += len(piece)
-        await response.write(b"data: [DONE]\n\n")
+        await response.write(b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n')
         return response
 
     upstream.handler = handler
@@ -323,7 +323,7 @@ async def test_a_prompt_is_let_go_when_its_stream_has_begun(proxy, upstream):
         await response.prepare(request)
         await response.write(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n')
         await release.wait()
-        await response.write(b"data: [DONE]\n\n")
+        await response.write(b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n')
         return response
 
     upstream.handler = handler

@@ -141,10 +141,11 @@ async def test_back_pressure_at_the_terminal_event_does_not_park_the_connection(
         (STREAM, whole(b'{"error":{"message":"m","type":"t"}}'), 502, "upstream_fault"),
         (HELLO, b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + whole(b'{"choices":[]}'), 200, "completed"),
         (HELLO, whole(b'{"choices":[]}', b"x-no: content-type"), 200, "completed"),
-        (STREAM, whole(b'{"choices":[]}'), 200, "completed"),
+        (STREAM, whole(b'{"choices":[]}'), 502, "upstream_fault"),
         (STREAM, whole(delta() + delta(finish="stop") + DONE, b"x-no: content-type"), 200, "completed"),
-        (STREAM, whole(delta() + DONE, b"content-type: Text/Event-Stream"), 200, "completed"),
-        (HELLO, whole(delta() + DONE, b"content-type: text/event-stream"), 200, "completed"),
+        (STREAM, whole(delta(finish="stop") + DONE, b"content-type: Text/Event-Stream"), 200, "completed"),
+        (HELLO, whole(delta(finish="stop") + DONE, b"content-type: text/event-stream"), 200, "completed"),
+        (STREAM, whole(delta() + DONE), 502, "upstream_fault"),
         (HELLO, whole(b"{}" * 10, b"content-type: a", status=b"999 Odd"), 503, "upstream_fault"),
         (HELLO, whole(b'{"a":' + b"1" * 300_000 + b',"usage": {nonsense}}'), 502, "upstream_fault"),
     ],
@@ -202,10 +203,32 @@ async def test_a_compressed_error_reply_is_told_in_words(raw_proxy, raw_upstream
 async def test_an_error_event_that_ends_the_stream_is_told_once(raw_proxy, raw_upstream):
     """The upstream's own error event is the end; no second one is appended, and its type is recorded."""
     error = b'data: {"error":{"message":"m","type":"server_error","code":"c"}}\n\n'
-    raw_upstream.script = saying(SSE + piece(delta()) + piece(error) + b"0\r\n\r\n")
+    seen = asyncio.Event()
+
+    async def script(reader, writer):
+        writer.write(SSE + piece(delta()))
+        await seen.wait()
+        writer.write(piece(error) + b"0\r\n\r\n")
+
+    raw_upstream.script = script
+    async with raw_proxy.client.stream("POST", CHAT, json=STREAM) as reply:
+        content = b""
+        async for data in reply.aiter_raw():
+            content += data
+            seen.set()
+
+    assert content == delta() + error
+    event = await raw_proxy.event()
+    assert (event["outcome"], event["error.type"]) == ("upstream_fault", "c")
+
+
+async def test_an_error_event_before_anything_was_passed_on_is_a_plain_error(raw_proxy, raw_upstream):
+    """Nothing reached the client yet, so it gets a status that its SDK understands, with the upstream's words."""
+    error = b'data: {"error":{"message":"m","type":"server_error","code":"c"}}\n\n'
+    raw_upstream.script = saying(SSE + piece(delta() + error) + b"0\r\n\r\n")
     reply = await raw_proxy.client.post(CHAT, json=STREAM)
 
-    assert reply.content == delta() + error
+    assert (reply.status_code, reply.json()["error"]["message"]) == (502, "m")
     event = await raw_proxy.event()
     assert (event["outcome"], event["error.type"]) == ("upstream_fault", "c")
 

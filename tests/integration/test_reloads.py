@@ -27,7 +27,7 @@ async def test_reloads_do_not_disturb_requests_under_way(proxy, upstream, shapes
         await response.prepare(request)
         await response.write(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n')
         await release.wait()
-        await response.write(b"data: [DONE]\n\n")
+        await response.write(b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n')
         return response
 
     upstream.handler = handler

@@ -34,7 +34,7 @@ def test_values_scores_and_thumbs_become_numbers(fields, value):
     (item,) = parse_feedback({"request_id": "req_1", **fields})
 
     assert item.value == pytest.approx(value)
-    assert (item.metric, item.source, item.key) == ("quality", "user", None)
+    assert (item.metric, item.source) == ("quality", "user")
 
 
 def test_an_id_is_a_request_id_or_a_response_id():
@@ -124,17 +124,25 @@ def test_a_comment_leaves_only_its_length():
     assert b"cret" not in orjson.dumps([event_id, data])
 
 
-def test_the_event_id_is_one_per_feedback():
-    """Same request, metric and key (or source) is the same event; anything else is another."""
+def test_a_source_rates_a_metric_of_a_request_once():
+    """Whatever it says and under whatever idempotency key: another key would be a way to vote twice."""
 
-    def event_id(**fields):
-        (item,) = parse_feedback({"request_id": "req_1", "value": 1, **fields})
-        return to_event(item, request_id="req_1")[0]
+    def event_id(request_id="req_1", **fields):
+        (item,) = parse_feedback({"request_id": request_id, "value": 1, **fields})
+        return to_event(item, request_id=request_id)[0]
 
-    assert event_id() == event_id(value=0)
-    assert event_id(idempotency_key="k") == event_id(idempotency_key="k", source="judge")
-    different = [event_id(), event_id(source="judge"), event_id(metric="m"), event_id(idempotency_key="k")]
+    keys = [event_id(idempotency_key=key) for key in ("k", "other", "x" * 256)]
+    assert {event_id(), event_id(value=0), event_id(comment="again"), *keys} == {event_id()}
+    assert event_id(idempotency_key="k", source="judge") == event_id(source="judge")
+    different = [event_id(), event_id(source="judge"), event_id(metric="m"), event_id("req_2")]
     assert len(set(different)) == 4
+
+
+def test_an_idempotency_key_enters_no_event():
+    """It decides nothing, and is the caller's text."""
+    (item,) = parse_feedback({"request_id": "req_1", "value": 1, "idempotency_key": "planted"})
+
+    assert b"planted" not in orjson.dumps(to_event(item, request_id="req_1"))
 
 
 json_values = st.recursive(

@@ -292,6 +292,40 @@ def test_feedback_on_a_fallback_goes_to_the_arm_that_answered(bench):
     assert bench.signal("quality", "small/default") is None
 
 
+def test_feedback_on_a_continued_answer_teaches_nobody(bench):
+    """Two models wrote it together."""
+    attempts = [
+        {"arm": "small/default", "status": 200, "error": "upstream_reset", "ms": 10.0, "why": "first"},
+        {"arm": "large/default", "status": 200, "error": None, "ms": 10.0, "why": "continuation"},
+    ]
+
+    bench.rate(bench.decide(attempts=attempts, continued=True), 1.0)
+
+    assert bench.learner.counts["feedback_continued"] == 1
+    for arm in ("small/default", "large/default"):
+        assert bench.signal("quality", arm) is None
+
+
+def test_a_fallback_is_priced_by_its_own_version(learning):
+    """The event's own version is of the arm that was decided."""
+
+    def reprice(model, data):
+        return 7.0
+
+    attempts = [
+        {"arm": "small/default", "status": 500, "error": "upstream_error", "ms": 10.0, "cost_usd": None},
+        {"arm": "large/default", "status": 200, "error": None, "ms": 10.0, "cost_usd": 3.0},
+    ]
+    present, past = Bench(learning, reprice=reprice), Bench(learning, reprice=reprice)
+    attempts[1]["price_version"] = "v1"
+    present.decide(attempts=attempts, price_version="v0", cost_usd=9.0)
+    attempts[1]["price_version"] = "v0"
+    past.decide(attempts=attempts, price_version="v1", cost_usd=9.0)
+
+    assert present.signal("cost_usd", "large/default").mean == pytest.approx(3.0)
+    assert past.signal("cost_usd", "large/default").mean == pytest.approx(7.0)
+
+
 def test_events_under_an_old_price_are_priced_again(learning):
     """One posterior never mixes prices; what can not be priced again teaches no cost."""
 
@@ -327,3 +361,19 @@ def test_other_events_teach_nothing(bench):
         bench.learner.fold({"type": kind, "id": "x", "data": {}})
 
     assert list(bench.learner.statistics.rows()) == []
+
+
+def test_one_request_is_rated_by_so_many_sources_and_no_more(bench):
+    """Across steps and commits; other metrics and other requests have places of their own."""
+    request_id, other = bench.decide(), bench.decide()
+    for number in range(20):
+        bench.rate(request_id, 1.0, source=f"judge-{number}")
+        if number % 5 == 0:
+            bench.commit()
+    bench.rate(request_id, 1.0, source="judge-3")
+    bench.rate(request_id, 5.0, metric="user_satisfaction")
+    bench.rate(other, 1.0)
+
+    assert bench.learner.counts["feedback_accepted"] == 18
+    assert bench.learner.counts["feedback_too_many_sources"] == 4
+    assert bench.learner.counts["feedback_repeated"] == 1

@@ -66,6 +66,33 @@ def test_a_new_price_rebuilds_costs_from_logged_usage(node, open_ingest, learnin
     assert "auto" in ingest.take_dirty_routes()
 
 
+def test_only_the_serving_attempts_own_usage_is_priced_again(node, open_ingest, learning):
+    """What a failed attempt cost is no cost of the arm that served; a continued answer has no cost to learn."""
+    attempts = [
+        {"arm": "large/default", "status": 503, "error": "upstream_error", "ms": 9.0, "cost_usd": 5.0},
+        {
+            "arm": "small/default",
+            "status": 200,
+            "error": None,
+            "ms": 9.0,
+            "cost_usd": 0.1,
+            "price_version": "v1",
+        },
+    ]
+    node.request(arm="large/default", cost_usd=5.1, attempts=attempts, **{TOKENS: 1000})
+    node.request(arm="large/default", cost_usd=5.1, attempts=attempts, continued=True, **{TOKENS: 1000})
+    settle(open_ingest("v1"))
+    before = cost(open_ingest("v1"), learning)
+
+    ingest = open_ingest("v2")
+    settle(ingest)
+
+    assert before.mean == pytest.approx(0.1)
+    assert before.weight == pytest.approx(1.0, abs=0.01)
+    assert mean_cost(ingest) == pytest.approx(1.0)
+    assert cost(ingest, learning).weight == pytest.approx(1.0, abs=0.01)
+
+
 def test_events_of_both_sides_of_the_change_count_once(node, open_ingest, learning):
     """Also those that workers still logged under the old price, and those read while the rebuild ran."""
     log(node, 200)

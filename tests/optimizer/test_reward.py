@@ -154,6 +154,127 @@ def test_an_attempt_may_name_its_own_keys(learning):
     assert reward.serving_arm(data, {}.get) == ("k1", "k2")
 
 
+def attempt(arm="small/default", **fields):
+    """One of several attempts, failed unless it says otherwise."""
+    model, variant = arm.split("/")
+    return {
+        "arm": arm,
+        "upstream": "one",
+        "status": 503,
+        "error": "upstream_error",
+        "ms": 200.0,
+        "why": "first",
+        "model": model,
+        "model_key": f"key-{model}",
+        "variant_key": f"key-{variant}",
+        "cost_usd": None,
+        "price_version": "v1",
+        **fields,
+    }
+
+
+def served(arm="large/default", **fields):
+    return attempt(arm, **{"status": 200, "error": None, "cost_usd": 0.004, "why": "fallback", **fields})
+
+
+def test_of_several_attempts_the_last_ones_own_numbers_are_learned(learning):
+    """The event's cost is of all together, its duration includes the waiting, its prices are the first arm's."""
+    found = taught(
+        learning["data"](
+            cost_usd=0.009,
+            price_version="first",
+            duration_ms=1500.0,
+            ttft_ms=900.0,
+            stream=True,
+            attempts=[attempt(cost_usd=0.005), served(price_version="v2", ms=250.0)],
+        )
+    )
+
+    assert found[0] == (SMALL, {"success": 0.0})
+    assert found[1] == (
+        LARGE,
+        {
+            "success": 1.0,
+            "valid": 1.0,
+            "cost@v2": math.log(0.004),
+            "cost_usd@v2": 0.004,
+            "latency": math.log(0.25),
+        },
+    )
+
+
+def test_a_last_attempt_of_unknown_cost_teaches_none(learning):
+    """What the others cost is not its."""
+    found = taught(
+        learning["data"](cost_usd=0.005, attempts=[attempt(cost_usd=0.005), served(cost_usd=None)])
+    )
+
+    assert not [name for name in found[1][1] if name.startswith("cost")]
+
+
+def test_a_repetition_on_the_same_arm_teaches_both_its_ends(learning):
+    """A failure and a success of one arm."""
+    found = taught(learning["data"](attempts=[attempt(), served("small/default", why="retry")]))
+
+    assert [(keys, lessons["success"]) for keys, lessons in found] == [(SMALL, 0.0), (SMALL, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "teaches"),
+    [
+        ({"status": 503}, True),
+        ({"status": 408}, True),
+        ({"status": None, "error": "upstream_timeout"}, True),
+        ({"status": 200, "error": "upstream_reset"}, True),
+        ({"status": 400, "error": "context_length_exceeded"}, False),
+        ({"status": 401, "error": "upstream_auth_error"}, False),
+        ({"status": 409, "error": "conflict"}, False),
+        ({"status": 429, "error": "rate_limit_exceeded"}, False),
+        ({"status": None, "error": "client_gone"}, False),
+        ({"status": None, "error": "overloaded"}, False),
+        ({"status": 503, "error": "upstream_overloaded"}, True),
+        ({"status": 200, "error": "hedged"}, False),
+    ],
+)
+@pytest.mark.parametrize("outcome", [events.COMPLETED, events.UPSTREAM_FAULT])
+def test_each_attempt_is_judged_by_how_it_ended_itself(learning, fields, teaches, outcome):
+    """Not the caller's doing, not a quota's, not ours: only then it is the arm's failure, also of the last one."""
+    failed = attempt(**fields)
+    attempts = [failed, served()] if outcome == events.COMPLETED else [attempt("large/default"), failed]
+
+    found = taught(learning["data"](outcome=outcome, attempts=attempts))
+
+    assert ((SMALL, {"success": 0.0}) in found) is teaches
+
+
+@pytest.mark.parametrize("outcome", [events.CENSORED, events.CALLER_FAULT])
+def test_a_failure_counts_also_when_the_caller_left_in_the_end(learning, outcome):
+    """The first attempt's end was known by then; the last one's was not."""
+    last = served(status=None, error="client_gone") if outcome == events.CENSORED else served(status=400)
+
+    found = taught(learning["data"](outcome=outcome, attempts=[attempt(), last]))
+
+    assert found == [(SMALL, {"success": 0.0})]
+
+
+def test_a_continued_stream_teaches_success_and_nothing_else(learning):
+    """The second arm answered half a question, so its cost, speed and form say nothing about it."""
+    found = taught(
+        learning["data"](
+            continued=True,
+            stream=True,
+            ttft_ms=90.0,
+            signals={"empty": 0},
+            attempts=[
+                attempt(status=200, error="upstream_reset", cost_usd=0.001),
+                served(why="continuation"),
+            ],
+        )
+    )
+
+    assert found == [(SMALL, {"success": 0.0}), (LARGE, {"success": 1.0})]
+
+
 weights = st.floats(0.0, 1e6)
 shares = st.floats(0.0, 1.0)
 

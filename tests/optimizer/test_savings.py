@@ -42,6 +42,21 @@ def test_unknown_costs_are_counted_and_not_zero(learning):
     assert (savings.routes["auto"].requests, savings.routes["auto"].unknown) == (0, 2)
 
 
+def test_every_attempt_is_paid_for(learning):
+    """What failed attempts cost was spent too; without the serving one's cost nothing is known."""
+    savings = Savings(mean_cost)
+    failed = {"arm": "small/default", "status": 503, "error": "upstream_error", "cost_usd": 0.003}
+    serving = {"arm": "large/default", "status": 200, "error": None, "cost_usd": 0.002}
+
+    observe(savings, learning, cost_usd=0.005, attempts=[failed, serving])
+    observe(savings, learning, cost_usd=0.003, attempts=[failed, {**serving, "cost_usd": None}])
+
+    auto = savings.routes["auto"]
+    assert (auto.requests, auto.unknown) == (1, 1)
+    assert auto.actual_usd == pytest.approx(0.005)
+    assert savings.total_usd == pytest.approx(0.005)
+
+
 @pytest.mark.parametrize(
     "changes", [{"route": None}, {"baseline_arm": None}, {"outcome": events.UPSTREAM_FAULT}]
 )

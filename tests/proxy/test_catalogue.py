@@ -11,7 +11,7 @@ from optimizer.routing import ENDPOINTS, Price
 from proxy.catalogue import catalogue, price_version
 
 RAW = orjson.loads(Path(proxy.catalogue.__file__).with_name("prices.json").read_bytes())["models"]
-CAPABILITIES = {"tools", "vision", "audio", "json_object", "json_schema", "stream_usage"}
+CAPABILITIES = {"tools", "vision", "audio", "json_object", "json_schema", "stream_usage", "prefill"}
 
 
 def test_every_entry_names_its_source_and_day():
@@ -33,6 +33,16 @@ def test_entries_are_sane():
         assert entry.endpoints <= set(ENDPOINTS), name
         assert entry.endpoints, name
         assert price.source.startswith("builtin:20"), name
+
+
+def test_a_begun_answer_is_sent_only_where_a_page_says_so():
+    """Claude 4.6 and later answer 400 to it, OpenAI's chat models begin anew."""
+    takes = {name for name, entry in RAW.items() if "prefill" in entry["capabilities"]}
+
+    assert takes == {name for name, entry in RAW.items() if "prefill_source" in entry}
+    assert {RAW[name]["upstream"] for name in takes} == {"anthropic"}
+    assert {"claude-haiku-4-5-20251001", "claude-opus-4-5-20251101"} <= takes
+    assert not {"claude-opus-4-6", "claude-sonnet-4-6", "claude-sonnet-4-5-20250929"} & takes
 
 
 def test_aliases_lead_to_the_dated_model():

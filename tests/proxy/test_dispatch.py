@@ -1,6 +1,7 @@
 """The synchronous core: resolution, sides, eligibility, draws and their exact propensities."""
 
 import random
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -20,11 +21,13 @@ from optimizer.routing import (
     Upstream,
     Variant,
 )
-from proxy.compiled import CompiledTable, Compiler
+from proxy.compiled import CompiledTable
+from proxy.compiler import Compiler
 from proxy.dispatch import Decision, decide, filtered_reasons
 from proxy.envelope import parse
 from proxy.errors import ClientFault, ModelNotFound, Unavailable
 from proxy.http1.client import Pool
+from proxy.resilience.breaker import Board
 
 ALL = frozenset(("chat", "completions", "embeddings", "responses"))
 
@@ -69,6 +72,7 @@ async def _compile(table: RoutingTable) -> CompiledTable:
         resolve_secret=lambda name: None,
         retire=lambda pool: pool.close(),
         unit_secret=b"s" * 32,
+        board=Board(clock=time.perf_counter, uniform=random.Random(1).random),
     )
     return compiler.compile(table)
 
@@ -253,7 +257,11 @@ async def test_pools_survive_a_new_table_and_are_retired_when_their_upstream_goe
     """A reload keeps connections of unchanged upstreams and closes those of removed ones."""
     retired: list[Pool] = []
     compiler = Compiler(
-        make_pool=Pool, resolve_secret=lambda name: None, retire=retired.append, unit_secret=b"s"
+        make_pool=Pool,
+        resolve_secret=lambda name: None,
+        retire=retired.append,
+        unit_secret=b"s",
+        board=Board(clock=time.perf_counter, uniform=random.Random(1).random),
     )
     first = compiler.compile(_table())
     second = compiler.compile(_table(version=2))

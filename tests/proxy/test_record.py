@@ -3,6 +3,7 @@
 import math
 import random
 import re
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +17,15 @@ from hypothesis import strategies as st
 from optimizer import events
 from optimizer.log.writer import LogWriter
 from optimizer.routing import Arm, Model, Price, Route, RoutingTable, Selector, Side, Sticky, Upstream
-from proxy.compiled import CompiledTable, Compiler
+from proxy.compiled import CompiledTable
+from proxy.compiler import Compiler
 from proxy.dispatch import decide, unit_digest
 from proxy.envelope import parse
 from proxy.http1.client import Pool
 from proxy.providers.base import ReplyFacts
 from proxy.record import Ending, Recorder, Timing
 from proxy.refusal import first_word, is_word
+from proxy.resilience.breaker import Board
 
 CHAT = orjson.dumps({"model": "r", "messages": [{"role": "user", "content": "hi"}], "user": "someone"})
 # Every name that ``optimizer.events`` documents for a request.
@@ -68,6 +71,7 @@ def _compiler(secret: bytes = b"s" * 32) -> Compiler:
         resolve_secret=lambda name: None,
         retire=lambda pool: pool.close(),
         unit_secret=secret,
+        board=Board(clock=time.perf_counter, uniform=random.Random(1).random),
     )
 
 

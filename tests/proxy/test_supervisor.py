@@ -3,8 +3,8 @@
 import asyncio
 import json
 import os
+import re
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,21 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from proxy.supervisor import (
-    EXIT_CONFIG,
-    Commands,
-    ServeOptions,
-    StartRefused,
-    Supervisor,
-    base_url,
-    check_socket_path,
-    hold_port,
-)
+from proxy.supervisor import EXIT_CONFIG, Commands, ServeOptions, Supervisor, check_socket_path
+from proxy.supervisor_sockets import StartRefused
 
 ROOT = Path(__file__).resolve().parents[2]
 
 CHILD = """
-import json, os, selectors, sys
+import json, os, selectors, signal, sys
 sys.path.insert(0, {root!r})
 from proxy.supervisor_link import Link
 arguments = sys.argv[1:]
@@ -53,6 +45,7 @@ if role == "optimizer":
     link.send({{"listen": {{"host": "127.0.0.1", "port": 0, "workers": 2, "drain_s": 0.2}}}})
 else:
     link.send({{"ready": {{}}}})
+if {leave!r}: signal.signal(signal.SIGUSR1, lambda *_: link.send({{"leaving": True}}))
 selector = selectors.DefaultSelector()
 selector.register(link._sock, selectors.EVENT_READ)
 while not over:
@@ -79,7 +72,9 @@ class Stage:
         return dict(json.loads((self.directory / "state" / "run" / "pids").read_text()))
 
 
-def build(directory: Path, *, crash: str = "", crash_status: int = 1, stubborn: bool = False) -> Stage:
+def build(
+    directory: Path, *, crash: str = "", crash_status: int = 1, stubborn: bool = False, leave: bool = False
+) -> Stage:
     script = directory / "child.py"
     script.write_text(
         CHILD.format(
@@ -88,6 +83,7 @@ def build(directory: Path, *, crash: str = "", crash_status: int = 1, stubborn: 
             crash=crash,
             crash_status=crash_status,
             stubborn=stubborn,
+            leave=leave,
         )
     )
     lines: list[str] = []
@@ -124,7 +120,7 @@ async def gone(pid: int) -> None:
 
 
 async def test_one_ready_line_when_all_workers_are_ready(tmp_path: Path) -> None:
-    """Both workers on one port, distinct incarnations, one line, and the new key once on a terminal."""
+    """Each worker with a socket of its own, distinct incarnations, one line, and the new key once on a terminal."""
     stage = build(tmp_path)
 
     async with running(stage):
@@ -132,11 +128,11 @@ async def test_one_ready_line_when_all_workers_are_ready(tmp_path: Path) -> None
         starts = [row for row in stage.journal() if row[:3:2] == ["worker", "start"]]
 
     arguments = [row[3] for row in starts]
-    ports = {row[row.index("--port") + 1] for row in arguments}
+    sockets = [row[row.index("--listen-fd") + 1] for row in arguments]
     assert len(arguments) == 2
-    assert len(ports) == 1
+    assert len(set(sockets)) == 2
     assert len({row[row.index("--incarnation") + 1] for row in arguments}) == 2
-    assert stage.lines[0].startswith(f"ready on http://127.0.0.1:{ports.pop()}  (routes: auto; state: ")
+    assert re.match(r"ready on http://127\.0\.0\.1:\d+  \(routes: auto; state: ", stage.lines[0])
     assert stage.lines[1] == "new admin key, shown once: k"
 
 
@@ -202,21 +198,108 @@ async def test_sigterm_drains_workers_before_the_optimizer(tmp_path: Path) -> No
     assert not (tmp_path / "state" / "run" / "pids").exists()
 
 
-async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
-    """Children that ignore the request are killed by the second SIGINT, without their patience."""
+async def test_a_second_signal_cuts_and_a_third_kills(tmp_path: Path) -> None:
+    """Children that ignore both requests are killed by the third signal; the exit status says so."""
     stage = build(tmp_path, stubborn=True)
 
     async with running(stage) as task:
         await until(lambda: stage.lines)
         pids = stage.pids()
         os.kill(os.getpid(), signal.SIGINT)
-        await until(lambda: any(row[2] == {"stop": True} for row in stage.journal()))
+        await until(lambda: any(row[2] == {"stop": "quickly"} for row in stage.journal()))
         os.kill(os.getpid(), signal.SIGINT)
-        async with asyncio.timeout(3):
+        await until(lambda: any(row[2] == {"stop": "at once"} for row in stage.journal()))
+        os.kill(os.getpid(), signal.SIGINT)
+        async with asyncio.timeout(1.5):
             assert await task == 1
 
     for pid in (*pids["workers"], pids["optimizer"]):
         await gone(pid)
+
+
+async def test_after_a_second_signal_nobody_is_waited_for_long(tmp_path: Path) -> None:
+    """Children that don't even end at once are killed soon after the second signal."""
+    stage = build(tmp_path, stubborn=True)
+
+    async with running(stage) as task:
+        await until(lambda: stage.lines)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0)
+        async with asyncio.timeout(8):
+            assert await task == 1
+
+
+async def test_sigusr2_replaces_the_workers_one_after_the_other(tmp_path: Path) -> None:
+    """Each successor starts on its predecessor's socket and is ready before that one is told to retire."""
+    stage = build(tmp_path)
+
+    async with running(stage):
+        await until(lambda: stage.lines)
+        before = stage.pids()
+        os.kill(os.getpid(), signal.SIGUSR2)
+        await until(lambda: not set(stage.pids()["workers"]) & {None, *before["workers"]})
+        await until(lambda: sum(row[:3:2] == ["worker", "end"] for row in stage.journal()) == 2)
+        journal = [row for row in stage.journal() if row[0] == "worker"]
+        after = stage.pids()
+
+    sockets = [row[3][row[3].index("--listen-fd") + 1] for row in journal if row[2] == "start"]
+    marks = [(row[1], row[2]) for row in journal if row[2] in ("start", "end", {"stop": "retire"})]
+    (old_1, old_2), (new_1, new_2) = before["workers"], after["workers"]
+    assert after["optimizer"] == before["optimizer"]
+    assert sorted(sockets[:2]) == sorted(sockets[2:])
+    assert [mark for mark in marks[2:] if mark[1] != {"stop": "retire"}] == [
+        (new_1, "start"), (old_1, "end"), (new_2, "start"), (old_2, "end"),
+    ]  # fmt: skip
+    assert {pid for pid, what in marks if what == {"stop": "retire"}} == {old_1, old_2}
+
+
+async def test_a_successor_that_does_not_come_up_leaves_the_old_worker(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rolling restart ends there and says so; both old workers go on."""
+    stage = build(tmp_path)
+
+    async with running(stage):
+        await until(lambda: stage.lines)
+        before = stage.pids()
+        (tmp_path / "child.py").write_text("raise SystemExit(1)")
+        os.kill(os.getpid(), signal.SIGUSR2)
+        await until(lambda: "did not become ready; the old one goes on serving" in caplog.text)
+        after = stage.pids()
+
+    assert after["workers"] == before["workers"]
+    assert sum(row[:3:2] == ["worker", "end"] for row in stage.journal()) == 2  # by the end of the test
+
+
+async def test_a_stop_during_a_rolling_restart_ends_everybody(tmp_path: Path) -> None:
+    """Neither the worker that joins nor the one that retires is left behind."""
+    stage = build(tmp_path)
+
+    async with running(stage) as task:
+        await until(lambda: stage.lines)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        await until(lambda: sum(row[:3:2] == ["worker", "start"] for row in stage.journal()) == 3)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await asyncio.wait_for(task, 10) == 0
+
+    for pid in {row[1] for row in stage.journal()}:
+        await gone(pid)
+
+
+async def test_a_worker_that_is_signalled_itself_is_replaced(tmp_path: Path) -> None:
+    """It asks for a successor, gets one, and only then retires."""
+    stage = build(tmp_path, leave=True)
+
+    async with running(stage):
+        await until(lambda: stage.lines)
+        before = stage.pids()
+        os.kill(before["workers"][0], signal.SIGUSR1)
+        await until(lambda: stage.pids()["workers"][0] not in (None, before["workers"][0]))
+        await until(lambda: sum(row[:3:2] == ["worker", "end"] for row in stage.journal()) == 1)
+        after = stage.pids()
+
+    assert after["workers"][1] == before["workers"][1]
 
 
 async def test_sighup_asks_the_optimizer_to_reload(tmp_path: Path) -> None:
@@ -284,44 +367,6 @@ async def test_two_serves_on_one_state_directory_are_refused(tmp_path: Path) -> 
         await until(lambda: stage.lines)
         with pytest.raises(StartRefused, match=rf"another .* \(pid {os.getpid()}\)"):
             await second.run()
-
-
-def test_a_port_in_use_is_refused_with_a_way_out() -> None:
-    """Also when the other listener has SO_REUSEPORT, which would share it silently."""
-    with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-
-        with pytest.raises(StartRefused, match="--port"):
-            hold_port("127.0.0.1", other.getsockname()[1])
-
-
-def test_a_held_port_takes_no_connection_from_the_listeners() -> None:
-    """The holder never listens: a worker beside it gets every connection."""
-    with hold_port("127.0.0.1", 0) as holder, socket.socket() as worker:
-        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        worker.bind(holder.getsockname())
-        worker.listen()
-
-        for _ in range(20):
-            with socket.create_connection(holder.getsockname(), timeout=1):
-                worker.accept()[0].close()
-
-
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [
-        ("127.0.0.1", "http://127.0.0.1:1"),
-        ("0.0.0.0", "http://127.0.0.1:1"),
-        ("::", "http://[::1]:1"),
-        ("fe80::1", "http://[fe80::1]:1"),
-        ("example", "http://example:1"),
-    ],
-)
-def test_the_ready_line_shows_a_url_that_works(host: str, url: str) -> None:
-    """A wildcard address is shown as the loopback address."""
-    assert base_url(host, 1) == url
 
 
 def test_a_state_directory_with_a_long_path_is_refused(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """Feedback that names a provider's response id: resolved to our request id here, where the index is.
 
 Feedback by request id never comes here alone, but a batch may mix both. Answers and errors look like those of the
-workers (OpenAI's shape), because callers do not see who answered.
+workers (OpenAI's shape), because callers do not see who answered. A worker says by which client key it was sent; the
+requests of others look unknown to it.
 """
 
 import asyncio
+import re
 from typing import Final
 
 from aiohttp import web
@@ -12,13 +14,18 @@ from aiohttp import web
 from optimizer import events
 from optimizer.feedback import Feedback, FeedbackProblem, parse_feedback, to_event
 from optimizer.ids import verify
+from proxy.control.access import WORKER_HEADER
 from proxy.control.admin.endpoint import AdminFault, Call, answer
 from proxy.control.services import Services
 from proxy.errors import error_body
+from proxy.headers import KEY_TAG
 
 PATIENCE_S: Final = 0.25
 """A caller may rate a reply before the learner has read its event."""
 _LOOK_EVERY_S: Final = 0.02
+_TAG = re.compile(r"[0-9]{1,10}")
+_NOBODY: Final = -1
+"""A tag that no request id carries."""
 
 
 async def post(call: Call) -> web.StreamResponse:
@@ -31,9 +38,10 @@ async def post(call: Call) -> web.StreamResponse:
     except AdminFault as fault:
         return _refuse(fault.status, fault.message, None, "invalid_feedback")
     found = []
+    tag = _caller_tag(call)
     give_up = asyncio.get_running_loop().time() + PATIENCE_S
     for index, item in enumerate(items):
-        request_id = await _resolve(services, item, give_up)
+        request_id = await _resolve(services, item, tag, give_up)
         if request_id is None:
             return _unknown(index, item)
         found.append(to_event(item, request_id=request_id))
@@ -42,17 +50,39 @@ async def post(call: Call) -> web.StreamResponse:
     return answer({"object": "feedback", "accepted": len(items)})
 
 
-async def _resolve(services: Services, item: Feedback, give_up: float) -> str | None:
-    """The request id; one patience for the whole batch, or a long list of unknown ids would hold the line."""
+def _caller_tag(call: Call) -> int | None:
+    """The tag of the client key that a request must have been made with; None when any will do."""
+    headers = call.request.headers
+    stated = headers.get(KEY_TAG.decode())
+    if stated is not None:
+        # A worker writes digits; whatever else comes is no key's tag.
+        return int(stated) if _TAG.fullmatch(stated) else _NOBODY
+    if WORKER_HEADER in headers and call.services.core.configuration.settings.access.client_keys:
+        return _NOBODY
+    return None
+
+
+def _is_own(services: Services, request_id: str, tag: int | None) -> bool:
+    """Whether the id is genuine and its request was made with the key of this tag."""
+    genuine = verify(request_id, services.core.state.id_key)
+    return genuine is not None and tag in (None, genuine.key_tag)
+
+
+async def _resolve(services: Services, item: Feedback, tag: int | None, give_up: float) -> str | None:
+    """The id of the caller's request; one patience for the whole batch, or unknown ids would hold the line.
+
+    Requests of others are waited for like unknown ones, so that the time tells nothing either.
+    """
     if item.request_id is not None:
-        genuine = verify(item.request_id, services.core.state.id_key) is not None
-        return item.request_id if genuine else None
+        return item.request_id if _is_own(services, item.request_id, tag) else None
     response_id = item.response_id or ""
     clock = asyncio.get_running_loop().time
     while True:
         request_id = services.responses.lookup(response_id)
-        if request_id is not None or clock() >= give_up:
+        if request_id is not None and _is_own(services, request_id, tag):
             return request_id
+        if clock() >= give_up:
+            return None
         await asyncio.sleep(_LOOK_EVERY_S)
 
 

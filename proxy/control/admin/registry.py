@@ -3,7 +3,7 @@
 from typing import Final
 
 from proxy.control.access import Reach
-from proxy.control.admin import configuration, decisions, feedback, health, live
+from proxy.control.admin import configuration, decisions, feedback, health, keys, leases, live
 from proxy.control.admin.endpoint import Endpoint
 
 ENDPOINTS: Final = (
@@ -17,4 +17,10 @@ ENDPOINTS: Final = (
     Endpoint("GET", "/api/v1/arms", live.arms),
     Endpoint("GET", "/api/v1/metrics/summary", live.summary),
     Endpoint("GET", "/api/v1/decisions/{request_id}", decisions.show),
+    Endpoint("POST", "/api/v1/keys", keys.create),
+    Endpoint("GET", "/api/v1/keys", keys.listing),
+    Endpoint("GET", "/api/v1/keys/{key_id}", keys.show),
+    Endpoint("DELETE", "/api/v1/keys/{key_id}", keys.revoke),
+    Endpoint("GET", "/api/v1/limits", leases.limits),
+    Endpoint("POST", "/internal/v1/leases", leases.report, Reach.WORKER),
 )

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from optimizer.arm_report import ArmReport, Estimate
 from optimizer.events import COMPLETED
 from optimizer.settings import CustomMetric
+from proxy.control.metrics.faults import STATE_VALUES, breaker_rows
 from proxy.control.metrics.observer import MetricsObserver
 from proxy.control.metrics.totals import NONE, TOKEN_KINDS, ArmLabels, ArmTotals, Histogram
 
@@ -81,6 +82,7 @@ def collect(observer: MetricsObserver, facts: Facts) -> list[Metric]:
     return [
         *_request_families(observer, facts),
         *_histogram_families(observer),
+        *_fault_families(observer, facts),
         *_arm_families(facts),
         *_estimate_families(facts),
         *_custom_families(observer, facts),
@@ -153,6 +155,31 @@ def _histogram(name: str, text: str, labels: Sequence[str]) -> HistogramMetricFa
 
 def _add(family: HistogramMetricFamily, labels: Sequence[str], histogram: Histogram) -> None:
     family.add_metric(labels, histogram.cumulative(), histogram.total)
+
+
+def _fault_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metric]:
+    attempts = _counter("attempts", "Attempts at upstreams, by how they ended.", ("upstream", "result"))
+    for key, count in observer.attempts.results.items():
+        attempts.add_metric(key, count)
+    retries = _counter("retries", "Attempts after a request's first, by why they were made.", ("why",))
+    for why, count in observer.attempts.retries.items():
+        retries.add_metric((why,), count)
+    state = _gauge(
+        "breaker_state",
+        "Worst state of a circuit breaker among the workers: 0 closed, 1 half open, 2 open.",
+        ("upstream", "model"),
+    )
+    opens = _counter("breaker_opens", "How often circuit breakers opened.", ("upstream", "model"))
+    worst = dict.fromkeys(observer.breakers.opens, 0)
+    for seen in observer.workers.values():
+        if facts.now - seen.at <= _WORKER_FRESH_S:
+            for upstream, model, word, _ in breaker_rows(seen.data.get("breakers")):
+                labels = observer.breakers.labels(upstream, model)
+                worst[labels] = max(worst.get(labels, 0), STATE_VALUES.get(word, 0))
+    for labels, value in worst.items():
+        state.add_metric(labels, value)
+        opens.add_metric(labels, observer.breakers.opens[labels])
+    yield from (attempts, retries, state, opens)
 
 
 def _arm_families(facts: Facts) -> Iterator[Metric]:

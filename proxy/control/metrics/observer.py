@@ -5,13 +5,14 @@ whatever was killed. Gauges of workers are not saved: they speak for themselves 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from optimizer import events
+from proxy.control.metrics.faults import AttemptTotals, BreakerTotals
 from proxy.control.metrics.totals import (
     MAX_ARMS,
     OTHER,
@@ -53,6 +54,8 @@ class MetricsObserver:
         self.lost: Counter[str] = Counter()
         self.reloads: Counter[str] = Counter()
         self.dropped_series = 0
+        self.attempts = AttemptTotals()
+        self.breakers = BreakerTotals()
         self.workers: dict[int, WorkerSeen] = {}
         self._lost_by_worker: dict[str, dict[str, int]] = {}
         self._now = now
@@ -75,6 +78,8 @@ class MetricsObserver:
         """Fold names by another configuration from now on; totals that exist stay."""
         self._vocabulary = vocabulary
         self._memo.clear()
+        self.attempts.use(vocabulary)
+        self.breakers.use(vocabulary)
         for labels in vocabulary.combinations:
             self._at(labels)
             self._overhead(labels[0])
@@ -100,6 +105,8 @@ class MetricsObserver:
                 "lost_by_worker": self._lost_by_worker,
                 "reloads": self.reloads,
                 "dropped_series": self.dropped_series,
+                **self.attempts.save(),
+                **self.breakers.save(),
             }
         )
 
@@ -119,21 +126,28 @@ class MetricsObserver:
         self._lost_by_worker = saved["lost_by_worker"]
         self.reloads = Counter(saved["reloads"])
         self.dropped_series = saved["dropped_series"]
+        self.attempts.restore(saved)
+        self.breakers.restore(saved)
         self.use(self._vocabulary)
 
     def _request(self, data: Mapping[str, Any]) -> None:
-        key = (data.get("route"), data.get("arm"), data.get("model"))
-        totals = self._memo.get(key)
-        if totals is None:
-            totals = self._find(key)
+        attempts: Sequence[Mapping[str, Any]] = data.get("attempts") or ()
+        self.attempts.count(attempts, self._vocabulary)
+        route = data.get("route")
+        several = len(attempts) > 1
+        # Who served the caller, and what that cost, is in the last attempt.
+        serving = attempts[-1] if several else data
+        totals = self._totals((route, serving.get("arm"), serving.get("model")))
         outcome = data.get("outcome")
         known = outcome if outcome in events.OUTCOMES else OTHER
         totals.requests[known, _status_class(data.get("status"))] += 1
-        cost = data.get("cost_usd")
+        cost = serving.get("cost_usd")
         if cost is not None:
             totals.cost_usd += cost
-        elif known == events.COMPLETED and data.get("arm") is not None:
+        elif known == events.COMPLETED and serving.get("arm") is not None:
             totals.cost_unknown += 1
+        for attempt in attempts[:-1] if several else ():
+            self._spent(self._totals((route, attempt.get("arm"), attempt.get("model"))), attempt)
         duration_ms = data.get("duration_ms", 0.0)
         if known in (events.COMPLETED, events.UPSTREAM_FAULT):
             ended_s = (data.get("started_ms", 0) + duration_ms) / 1000.0
@@ -147,7 +161,15 @@ class MetricsObserver:
         _count_tokens(totals, data)
         overhead_ms = data.get("overhead_ms")
         if overhead_ms is not None:
-            self._overhead(self._vocabulary.fold(key[0], None, None)[0]).observe(overhead_ms / 1000.0)
+            self._overhead(self._vocabulary.fold(route, None, None)[0]).observe(overhead_ms / 1000.0)
+
+    def _spent(self, totals: ArmTotals, attempt: Mapping[str, Any]) -> None:
+        """Count what an attempt used up that another one took over from."""
+        totals.cost_usd += attempt.get("cost_usd") or 0.0
+        for kind in ("input", "output"):
+            count = attempt.get(f"{kind}_tokens")
+            if count:
+                totals.tokens[kind] += count
 
     def _feedback(self, data: Mapping[str, Any]) -> None:
         metric, value = data.get("metric"), data.get("value")
@@ -166,11 +188,17 @@ class MetricsObserver:
             # Reports carry counts since the worker's start; only the growth is new.
             self.lost[reason] += max(0, count - seen.get(reason, 0))
             seen[reason] = count
+        self.breakers.report(worker, data.get("breakers"))
+        self.breakers.forget_workers(_REMEMBERED_WORKERS)
         _forget_oldest(self.workers)
         _forget_oldest(self._lost_by_worker)
 
     def _reloaded(self, data: Mapping[str, Any]) -> None:
         self.reloads["success" if data.get("result") == "applied" else "failure"] += 1
+
+    def _totals(self, key: tuple[Any, Any, Any]) -> ArmTotals:
+        totals = self._memo.get(key)
+        return self._find(key) if totals is None else totals
 
     def _find(self, key: tuple[Any, Any, Any]) -> ArmTotals:
         labels = self._vocabulary.fold(*key)

@@ -164,6 +164,9 @@ class Vocabulary:
     models: frozenset[str] = frozenset()
     metrics: frozenset[str] = frozenset()
     combinations: tuple[ArmLabels, ...] = ()
+    upstreams: frozenset[str] = frozenset()
+    breakers: tuple[tuple[str, str], ...] = ()
+    """(upstream, model id) of every model."""
 
     @classmethod
     def of(cls, settings: Settings) -> "Vocabulary":
@@ -172,12 +175,15 @@ class Vocabulary:
         return cls(
             routes=frozenset(route.name for route in settings.routes),
             # A model that is asked for by its own name is its own arm.
-            arms=frozenset(arm.id for route in settings.routes for arm in route.arms) | models,
+            arms=frozenset(arm.id for route in settings.routes for arm in (*route.arms, *route.fallbacks))
+            | models,
             models=models,
             metrics=frozenset(metric.name for metric in settings.custom_metrics),
             combinations=tuple(
                 (route.name, arm.id, arm.model) for route in settings.routes for arm in route.arms
             ),
+            upstreams=frozenset(upstream.name for upstream in settings.upstreams),
+            breakers=tuple(dict.fromkeys((model.upstream, model.model_id) for model in settings.models)),
         )
 
     def fold(self, route: str | None, arm: str | None, model: str | None) -> ArmLabels:

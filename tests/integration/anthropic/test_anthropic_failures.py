@@ -59,7 +59,7 @@ async def test_overloaded_in_mid_stream(claude, messages, caller):
     assert raw.content.count(b'"error"') == 1
     assert b"[DONE]" not in raw.content
     logged = await claude.event()
-    assert (logged["outcome"], logged["error.type"]) == ("upstream_fault", "overloaded")
+    assert (logged["outcome"], logged["error.type"]) == ("upstream_fault", "upstream_overloaded")
     assert logged["gen_ai.usage.input_tokens"] == 1220
     assert logged["cost_usd"] > 0
 

@@ -182,7 +182,7 @@ def test_a_dead_source_disappears_with_its_last_segment(make_writer: MakeWriter,
     index.flush()
     sweeper = Retention(log_directory, RetentionSettings(max_age_s=100), index=index, compress_after_s=10**9)
 
-    sweeper.sweep(NOW, read={})
+    sweeper.sweep(NOW, read={dead.source: (2, 0)})
 
     assert not dead.directory.exists()
     assert living.directory.exists()
@@ -200,7 +200,7 @@ def test_a_new_writer_in_a_directory_being_removed_gets_one_of_its_own(
     first.close()
     sweeper = retention(log_directory, max_age_s=100)
 
-    sweeper.sweep(NOW, read={})
+    sweeper.sweep(NOW, read={first.source: (2, 0)})
     second = make_writer(1)
     second.append(LINE)
     sweeper.sweep(NOW, read={})
@@ -229,7 +229,7 @@ def test_unread_events_are_counted_in_compressed_segments_too(
     aged(writer, 1000, 0)
     sweeper = Retention(
         log_directory,
-        RetentionSettings(max_age_s=100),
+        RetentionSettings(max_bytes=1),
         compress_after_s=0 if suffix == ".jsonl.gz" else 10**9,
     )
 

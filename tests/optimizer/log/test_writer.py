@@ -270,7 +270,7 @@ def test_a_slow_disk_moves_writing_to_a_thread_and_back(log_directory: Path) -> 
     diverted_at_once = writer.diverted
     for i in range(1, 40):
         writer.append(number(i))
-    waiting = writer.queued_bytes
+    waiting = writer.state()["queued_bytes"]
     slow.clear()
     gate.set()
     deadline = time.monotonic() + 20

@@ -203,6 +203,7 @@ def test_config_hash_names_the_effect_not_the_text():
 
     assert one.config_hash == same.config_hash != other.config_hash
     assert digest_of({"a": 1.0}) == digest_of({"a": 1})
+    assert digest_of({"a": 1e308}) != digest_of({"a": 1e307})
 
 
 def test_policies_and_providers_are_those_that_exist():

@@ -1,5 +1,7 @@
 """Both exports load again to the same settings, keep variables, and hold no secret."""
 
+import random
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -12,20 +14,25 @@ from proxy.config.load import load, load_text
 from proxy.config.models import File
 from proxy.config.models_base import Block
 from proxy.config.normalise import STRATEGY_BLOCKS
+from proxy.config.problems import ConfigProblems
 
 ROOT = Path(__file__).parents[3]
 PLANTED = "sk-planted-secret-0123456789abcdef"
 
 FULL = """\
 # Ünïcödé before the key moves offsets by bytes, not by letters: ééé
-server: {port: '${PORT}', timeout_ms: 1234.5}
+server: {port: '${PORT}', timeout_ms: 1234.5, max_body_bytes: 1073741824, drain_delay_ms: 1.5, shed_delay_ms: 0}
+access: {client_keys: true, when_optimizer_away: {rates: closed}}
 upstreams:
-  a: {base_url: 'http://${HOST}/v1', api_key: '${KEY}', headers: {x-a: '1'}, proxy: 'http://proxy:3128'}
+  a: {base_url: 'http://${HOST}/v1', api_key: '${KEY}', headers: {x-a: '1'}, proxy: 'http://proxy:3128',
+    breaker: {window_ms: '${WINDOW:-333.3}', open_ms: 50000}, retry_share: 1, retry_floor: 0, allow_private: true}
   b: {provider: anthropic, base_url: 'https://b', api_key: 'SECRET'}  # was sk-0123456789abcdefghij, SECRET
-  c: {unix_socket: /run/c.sock, paths: {chat: '/x/{model}?v=1'}, total_timeout_ms: 0.1, verify_tls: false}
+  c: {unix_socket: /run/c.sock, paths: {chat: '/x/{model}?v=1'}, total_timeout_ms: 0.1, verify_tls: false,
+    breaker: false}
 models:
   m: {upstream: a, model: '${MODEL:-m-1}', price: {input: 1, output: 2, request: 0.001}, capabilities: [tools]}
-  n: {upstream: b, model: claude-3-opus, stream_usage: false}
+  n: {upstream: b, model: claude-3-opus, stream_usage: false, first_token_timeout_ms: 0.7}
+  s: {upstream: b, model: claude-3-haiku}
   o: {upstream: c, endpoints: [embeddings]}
 prompts:
   p: {system: 'costs $${MONEY} and ${NAME:-x}', mode: set}
@@ -41,7 +48,14 @@ routes:
     policy: {type: fixed, probabilities: {m: 0.2, z: 0.8}}
     sticky: user
     home: a
+    fallbacks: [z, m, {model: s, prompt: p, parameters: {top_k: 3}}, s]
+    retries: {attempts: '${ATTEMPTS:-4}', backoff_ms: 5000}
+    timeouts: {first_token_ms: null, total_ms: 1234.5}
+    streams: {hold_ms: 0.3, hold_tokens: 5, resume: true}
+    hedge_after_ms: 1.1
+    limits: {requests_per_minute: 60, usd_per_month: 0.3}
     objectives: [quality, {name: stars, weight: 0.1, direction: maximize, scale: 5}]
+  quick: {arms: [m], retries: 0, timeouts: {total_ms: 10}}
 metrics: {custom: [{name: stars, min: 1, max: 5}]}
 passthrough: {default: a, /v1/audio: c}
 kafka: {brokers: '${BROKERS:-k1:1,k2:2}', request_timeout_ms: 1}
@@ -84,6 +98,10 @@ def test_effective_export_keeps_variables():
     assert document["upstreams"]["a"]["api_key"] == "${KEY}"
     assert document["models"]["m"]["model"] == "${MODEL:-m-1}"
     assert document["prompts"]["p"]["system"] == "costs $${MONEY} and ${NAME:-x}"
+    assert document["upstreams"]["a"]["breaker"]["window_ms"] == "${WINDOW:-333.3}"
+    assert document["routes"]["r"]["retries"]["attempts"] == "${ATTEMPTS:-4}"
+    assert document["routes"]["r"]["timeouts"]["first_token_ms"] is None
+    assert document["routes"]["r"]["fallbacks"][:2] == ["z", "m"]
     assert document["routes"]["r"]["match"] == ["${PATTERN:-gpt-*}", "x*"]
     assert document["kafka"]["brokers"] == "${BROKERS:-k1:1,k2:2}"
     assert document["admin"]["key"] == "${ADMIN}"
@@ -134,6 +152,53 @@ numbers = st.floats(0.001, 1e6, allow_nan=False)
 
 
 @st.composite
+def resilience(draw, arms):
+    """What a route may say about failures, whole and in part, in long and in short."""
+    first = draw(st.none() | numbers)
+    blocks = {
+        "fallbacks": draw(st.lists(st.sampled_from(arms), unique=True)),
+        "retries": draw(
+            st.integers(2, 10)
+            | st.fixed_dictionaries(
+                {"attempts": st.integers(2, 10)},
+                optional={
+                    "same_arm": st.integers(0, 20),
+                    "backoff_ms": st.floats(1, 1e5),
+                    "retry_after_ms": st.just(0) | numbers,
+                },
+            )
+        ),
+        "timeouts": {"first_token_ms": first, "total_ms": draw(st.floats(first or 1, 1e7))},
+        "streams": {
+            "hold_ms": draw(st.floats(0, 10_000)),
+            "hold_tokens": draw(st.integers(0, 1000)),
+            "resume": draw(st.booleans()),
+        },
+        "limits": draw(
+            st.dictionaries(
+                st.sampled_from(["requests_per_minute", "tokens_per_minute"]), st.integers(1, 10**9)
+            )
+            | st.dictionaries(st.sampled_from(["usd_per_day", "usd_per_month"]), numbers)
+        ),
+    }
+    if len(arms) > 1:
+        blocks["hedge_after_ms"] = draw(numbers)
+    return {key: blocks[key] for key in draw(st.sets(st.sampled_from(sorted(blocks))))}
+
+
+breakers = st.booleans() | st.fixed_dictionaries(
+    {},
+    optional={
+        "consecutive_failures": st.integers(1, 1000),
+        "error_rate": st.floats(0.001, 1),
+        "min_requests": st.integers(1, 1000),
+        "window_ms": st.floats(100, 600_000),
+        "open_ms": st.floats(10, 600_000),
+    },
+)
+
+
+@st.composite
 def documents(draw):
     models = draw(st.lists(names, min_size=1, max_size=4, unique=True))
     contents = draw(st.lists(texts, max_size=3, unique=True))
@@ -146,19 +211,35 @@ def documents(draw):
             unique=True,
         )
     )
+    ids = [f"arm-{index}" for index in range(len(arms))]
     return {
-        "server": {"timeout_ms": draw(numbers)},
-        "upstreams": {"u": {"base_url": "http://h/v1", "connect_timeout_ms": draw(numbers)}},
-        "models": {name: {"price": {"input": draw(numbers), "output": draw(numbers)}} for name in models},
+        "server": {"timeout_ms": draw(numbers), "drain_delay_ms": draw(st.just(0) | numbers)},
+        "access": {"client_keys": draw(st.booleans())},
+        "upstreams": {
+            "u": {
+                "base_url": "http://h/v1",
+                "connect_timeout_ms": draw(numbers),
+                "retry_share": draw(st.floats(0, 1)),
+                "breaker": draw(breakers),
+            }
+        },
+        "models": {
+            name: {
+                "price": {"input": draw(numbers), "output": draw(numbers)},
+                "first_token_timeout_ms": draw(st.none() | numbers),
+            }
+            for name in models
+        },
         "prompts": {name: {"system": text.replace("${", "$${")} for name, text in prompts.items()},
         "routes": {
             "r": {
                 "arms": [
-                    {"model": model, "id": f"arm-{index}"} | ({"prompt": prompt} if prompt else {})
-                    for index, (model, prompt) in enumerate(arms)
+                    {"model": model, "id": name} | ({"prompt": prompt} if prompt else {})
+                    for name, (model, prompt) in zip(ids, arms, strict=True)
                 ],
                 "policy": {"half_life_hours": draw(numbers)},
                 "objectives": [{"name": "quality", "weight": draw(numbers)}],
+                **draw(resilience(ids)),
             }
         },
     }
@@ -171,6 +252,64 @@ def test_every_configuration_survives_its_export(document):
     loaded = load_text(yaml.safe_dump(document, allow_unicode=True), {})
 
     assert load_text(export(loaded), {}).settings == loaded.settings
+
+
+ODD_VALUES = [
+    *(None, 0, -1, 1, 11, 0.5, 1e308, 10**20, True, False),
+    *("", "x", "m", "z", "0", "false", "auto", "${NOPE}", "${PORT}"),
+    *([], [None], ["m", "m"], {}, {"model": "m"}, {"model": "n", "id": "z"}),
+]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_configuration_is_refused_or_survives_its_export(seed):
+    """Whatever stands where something else should: problems without secrets, never another error."""
+    rng = random.Random(seed)
+    whole = yaml.safe_load(FULL)
+    accepted, refused = 0, []
+
+    for _ in range(30):
+        document = deepcopy(whole)
+        for _ in range(rng.choice([1, 1, 2, 4])):
+            _damage(document, rng)
+        try:
+            loaded = load_text(yaml.safe_dump(document), ENVIRON)
+        except ConfigProblems as problems:
+            refused.append(str(problems))
+            continue
+        accepted += 1
+        assert load_text(export(loaded), ENVIRON).settings == loaded.settings
+
+    assert accepted
+    assert refused
+    assert not [text for text in refused if PLANTED in text]
+
+
+def _damage(document, rng):
+    """Take away or replace one value in the parts that say where requests go."""
+    *path, last = rng.choice(
+        [
+            path
+            for path in _paths(document)
+            if path[0] in ("access", "server", "upstreams", "models", "routes")
+        ]
+    )
+    place = document
+    for part in path:
+        place = place[part]
+    if isinstance(place, dict) and rng.random() < 0.25:
+        del place[last]
+    else:
+        place[last] = deepcopy(rng.choice(ODD_VALUES))
+
+
+def _paths(value, path=()):
+    children = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
+    for key, child in children:
+        yield (*path, key)
+        yield from _paths(child, (*path, key))
 
 
 def test_the_example_loads_without_any_environment_and_survives_its_exports():

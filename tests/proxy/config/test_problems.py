@@ -87,6 +87,8 @@ SINGLE = {
     "port is no number": ("server: {port: http}", "server.port", ""),
     "truth value for a number": ("server: {workers: yes}", "server.workers", ""),
     "infinite": ("server: {timeout_ms: .inf}", "server.timeout_ms", ""),
+    "too large to be exact": ("server: {max_body_bytes: 9007199254740993}", "server.max_body_bytes", ""),
+    "too large for anything": ("server: {timeout_ms: 1.0e+308}", "server.timeout_ms", ""),
     "number for a text": ("routes: {chat: {arms: [4]}}", "routes.chat.arms[0]", ""),
     "scheme": ("upstreams: {x: {base_url: 'ftp://h/v1'}}", "upstreams.x.base_url", ""),
     "no scheme": ("upstreams: {x: {base_url: 'localhost:8000'}}", "upstreams.x.base_url", ""),
@@ -183,6 +185,11 @@ SINGLE = {
     "forbidden parameter": (
         "routes: {chat: {arms: [{model: gpt-4, parameters: {messages: []}}]}}",
         "routes.chat.arms[0].parameters.messages",
+        "",
+    ),
+    "parameter that no JSON can hold": (
+        "routes: {chat: {arms: [gpt-4, {model: gpt-4, parameters: {seed: 99999999999999999999}}]}}",
+        "routes.chat.arms[1].parameters.seed",
         "",
     ),
     "route name": ("routes: {'a b': {arms: [gpt-4]}}", 'routes["a b"]', ""),
@@ -300,6 +307,13 @@ def test_reference_to_a_refused_entry_is_not_blamed_as_well():
     problems = problems_of("models: {m: {upstream: openai, price: 3}}\nroutes: {chat: {arms: [m]}}")
 
     assert [problem.path for problem in problems] == ["models.m.price"]
+
+
+def test_a_fallback_to_a_refused_arm_is_not_blamed_as_well():
+    """The arm is there, only its model is not."""
+    problems = problems_of("routes: {chat: {arms: [gpt-4, {model: my-model, id: x}], fallbacks: [x]}}")
+
+    assert [problem.path for problem in problems] == ["routes.chat.arms[1].model"]
 
 
 def test_both_places_with_different_values_name_both():

@@ -67,6 +67,11 @@ class Heard:
     def client_gone(self) -> None:
         self.events.append("gone")
 
+    def server_stopping(self) -> None:
+        self.events.append("stopping")
+        if self.responder.started:
+            self.responder.finish(b"stopping")
+
     def client_paused(self) -> None:
         self.events.append("paused")
 
@@ -96,7 +101,15 @@ class PathApp:
             raise ClientFault("denied", status=403, code="denied")
         if request.path == "/boom-mode":
             raise RuntimeError("boom")
+        if request.path == "/decline":
+            return BodyMode.DECLINE
         return BodyMode.STREAM if request.path.startswith("/stream") else BodyMode.BUFFER
+
+    def essential(self, request: Request) -> bool:
+        return request.path == "/essential"
+
+    def refusal_headers(self) -> bytes:
+        return b"x-refusal: yes\r\n"
 
     def handle(self, request: Request, responder: Responder) -> None:
         self.requests.append(request)
@@ -122,6 +135,9 @@ class PathApp:
 
     def on_size(self, request: Request, responder: Responder, _: str) -> None:
         responder.reply(200, b"", str(len(request.body)).encode())
+
+    def on_essential(self, request: Request, responder: Responder, _: str) -> None:
+        responder.reply(200, b"", b"served")
 
     def on_later(self, request: Request, responder: Responder, argument: str) -> None:
         asyncio.get_running_loop().call_soon(responder.reply, 200, b"", b"later " + argument.encode())

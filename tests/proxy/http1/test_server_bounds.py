@@ -209,39 +209,3 @@ async def test_a_finished_reply_that_nobody_reads_is_cut(serve, until):
     await raw.send(b"GET /sized/30000000 HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
     await until(lambda: served.app.heard)
     await until(lambda: served.server.open_connections == 0)
-
-
-async def test_drain_closes_idle_lets_requests_finish_and_says_close(serve, until):
-    served = await serve()
-    idle, busy = await served.raw(), await served.raw()
-    await idle.send(b"GET /echo HTTP/1.1\r\n" + HOST + b"\r\n")
-    await idle.reply()
-    await busy.send(b"GET /hang HTTP/1.1\r\n" + HOST + b"\r\n")
-    await until(lambda: served.app.pending)
-    draining = asyncio.create_task(served.server.drain(10))
-    assert await idle.rest() == b""
-    with pytest.raises(OSError):
-        await served.raw()
-    served.app.pending[0].reply(200, b"", b"served")
-    status, headers, body = await busy.reply()
-    assert (status, headers["connection"], body) == (200, "close", b"served")
-    assert await draining == 0
-
-
-async def test_drain_cuts_what_does_not_finish(serve, until):
-    served = await serve()
-    raw = await served.raw()
-    await raw.send(b"GET /begin HTTP/1.1\r\n" + HOST + b"\r\n")
-    await until(lambda: served.app.pending)
-    assert await served.server.drain(0.05) == 1
-    assert served.app.heard[0].events == ["gone"]
-    assert served.server.open_connections == 0
-
-
-async def test_announce_drain_keeps_serving_but_not_connections(serve):
-    served = await serve()
-    served.server.announce_drain()
-    for _ in range(2):
-        raw = await served.raw()
-        await raw.send(b"GET /echo HTTP/1.1\r\n" + HOST + b"\r\n")
-        assert (await raw.reply())[1]["connection"] == "close"

@@ -124,6 +124,53 @@ def test_workers_that_went_quiet_are_not_shown() -> None:
     ]
 
 
+def test_a_breaker_shows_its_worst_state_among_live_workers() -> None:
+    """0 closed, 1 half open, 2 open; every configured model has its series."""
+    watched = MetricsObserver(
+        Vocabulary(upstreams=frozenset(("sim",)), breakers=(("sim", "small"), ("sim", "large"))),
+        now=lambda: 100.0,
+    )
+    watched.workers = {
+        1: WorkerSeen(99.0, {"breakers": [["sim", "small", "half_open", 2], ["sim", "?", "odd", 1]]}),
+        2: WorkerSeen(99.0, {"breakers": [["sim", "small", "closed", 1]]}),
+        3: WorkerSeen(10.0, {"breakers": [["sim", "small", "open", 1]]}),
+        4: WorkerSeen(99.0, {}),
+    }
+    watched.breakers.opens["sim", "small"] = 3
+
+    found = samples(watched, facts())
+
+    states = {
+        (labels["upstream"], labels["model"]): value for labels, value in found["llm_optimizer_breaker_state"]
+    }
+    assert states == {("sim", "small"): 1.0, ("sim", "large"): 0.0, ("other", "other"): 0.0}
+    opens = {labels["model"]: value for labels, value in found["llm_optimizer_breaker_opens_total"]}
+    assert opens == {"small": 3.0, "large": 0.0, "other": 0.0}
+
+
+def test_attempts_and_retries_are_shown_from_the_start() -> None:
+    """At zero, so that a rate exists before the first fault."""
+    watched = MetricsObserver(Vocabulary(upstreams=frozenset(("sim",))), now=lambda: 100.0)
+    watched.attempts.results["sim", "timeout"] = 2
+    watched.attempts.retries["retry"] = 1
+
+    found = samples(watched, facts())
+
+    attempts = {
+        (labels["upstream"], labels["result"]): value
+        for labels, value in found["llm_optimizer_attempts_total"]
+    }
+    assert attempts == {("sim", "ok"): 0.0, ("sim", "timeout"): 2.0}
+    retries = {labels["why"]: value for labels, value in found["llm_optimizer_retries_total"]}
+    assert retries == {
+        "retry": 1.0,
+        "fallback": 0.0,
+        "larger_context": 0.0,
+        "hedge": 0.0,
+        "continuation": 0.0,
+    }
+
+
 def test_losses_of_workers_and_of_the_optimizer_add_up() -> None:
     """One reason, one series."""
     watched = observer()

@@ -2,19 +2,20 @@
 
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer import events
-from optimizer.routing import Arm, Model
+from optimizer.routing import Arm, Model, Upstream
 from optimizer.settings import CustomMetric, RouteSettings, Settings
 from proxy.control.metrics.observer import MetricsObserver
 from proxy.control.metrics.totals import MAX_ARMS, ErrorWindow, Histogram, Vocabulary
 
 SETTINGS = Settings(
     config_hash="c",
-    upstreams=(),
+    upstreams=(Upstream("sim", "openai", "http://127.0.0.1:9/v1"),),
     models=(Model("small", "sim", "small", "k1"), Model("large", "sim", "large", "k2")),
     variants=(),
     routes=(
@@ -23,6 +24,7 @@ SETTINGS = Settings(
             (Arm("a", "small", "default", "k1", "v"), Arm("b", "large", "default", "k2", "v")),
             "a",
             (),
+            fallbacks=(Arm("spare", "large", "default", "k2", "v"),),
         ),
     ),
     custom_metrics=(CustomMetric("joy"),),
@@ -128,8 +130,8 @@ def test_names_that_are_not_configured_fold_into_other(names: list[tuple[str | N
         observer.observe(request(route=route, arm=arm, model=arm, outcome=arm, status=7), None)
 
     for labels in observer.arms:
-        assert set(labels) <= {"chat", "a", "b", "small", "large", "none", "other"}
-    assert len(observer.arms) <= 2 + 2 * 5 * 4
+        assert set(labels) <= {"chat", "a", "b", "spare", "small", "large", "none", "other"}
+    assert len(observer.arms) <= 3 + 2 * 5 * 4
 
 
 def test_too_many_combinations_are_dropped_and_counted() -> None:
@@ -159,6 +161,155 @@ def test_worker_reports_add_only_what_is_new_to_the_losses() -> None:
     assert observer.workers[1].at == 1000.0
 
 
+def attempt(arm: str = "a", model: str = "small", **fields: Any) -> dict[str, Any]:
+    row = {
+        "arm": arm,
+        "model": model,
+        "upstream": "sim",
+        "status": 503,
+        "error": "upstream_error",
+        "why": "first",
+    }
+    return row | {"cost_usd": None, "input_tokens": None, "output_tokens": None} | fields
+
+
+def served(arm: str = "b", model: str = "large", **fields: Any) -> dict[str, Any]:
+    return attempt(
+        arm, model, **({"status": 200, "error": None, "why": "fallback", "cost_usd": 0.4} | fields)
+    )
+
+
+def test_of_several_attempts_the_serving_arm_gets_the_request_and_each_its_own_cost() -> None:
+    """The first arm shows what it cost and used; count, latency and the answer's tokens are the last one's."""
+    observer = build()
+    failed = attempt(cost_usd=0.1, input_tokens=10, output_tokens=2)
+
+    observer.observe(
+        request(
+            served_by="spare",
+            cost_usd=0.5,
+            attempts=[failed, served("spare")],
+            **{"gen_ai.usage.input_tokens": 20, "gen_ai.usage.output_tokens": 5},
+        ),
+        None,
+    )
+
+    first, last = observer.arms["chat", "a", "small"], observer.arms["chat", "spare", "large"]
+    assert (first.requests.total(), last.requests.total()) == (0, 1)
+    assert (first.cost_usd, last.cost_usd) == (0.1, 0.4)
+    assert first.tokens == {"input": 10, "output": 2}
+    assert +last.tokens == {"input": 20, "output": 5}
+    assert (sum(first.latency.counts), sum(last.latency.counts)) == (0, 1)
+    assert last.errors.counts(1000.0) == (1, 0)
+
+
+def test_an_unknown_cost_of_the_serving_attempt_is_unknown_whatever_the_others_cost() -> None:
+    """A failed attempt's cost is counted all the same."""
+    observer = build()
+
+    observer.observe(request(cost_usd=0.1, attempts=[attempt(cost_usd=0.1), served(cost_usd=None)]), None)
+
+    assert observer.arms["chat", "b", "large"].cost_unknown == 1
+    assert observer.arms["chat", "a", "small"].cost_usd == 0.1
+
+
+@pytest.mark.parametrize(
+    ("fields", "result"),
+    [
+        ({"status": 200, "error": None}, "ok"),
+        ({"status": None, "error": "upstream_connect_error"}, "connect_error"),
+        ({"status": 200, "error": "upstream_reset"}, "reset"),
+        ({"status": None, "error": "upstream_timeout"}, "timeout"),
+        ({"status": 200, "error": "upstream_protocol_error"}, "broken"),
+        ({"status": 200, "error": "server_error"}, "broken"),
+        ({"status": 401, "error": "upstream_auth_error"}, "credentials"),
+        ({"status": 429, "error": "rate_limit_exceeded"}, "rate_limited"),
+        ({"status": 408, "error": "whatever"}, "server_error"),
+        ({"status": 529, "error": "overloaded_error"}, "server_error"),
+        ({"status": 400, "error": "context_length_exceeded"}, "refused"),
+        ({"status": None, "error": "client_gone"}, "client_gone"),
+        ({"status": None, "error": "overloaded"}, "overloaded"),
+        ({"status": 200, "error": "hedged"}, "hedged"),
+        ({"status": None, "error": "x"}, "other"),
+        ({"status": "503", "error": 7}, "other"),
+    ],
+)
+def test_attempts_are_counted_by_upstream_and_result(fields: dict[str, Any], result: str) -> None:
+    """Results are few; an upstream's own words are no labels."""
+    observer = build()
+
+    observer.observe(request(attempts=[attempt(**fields)]), None)
+    observer.observe(request(attempts=[attempt(**fields) | {"upstream": "unheard"}, served()]), None)
+
+    assert observer.attempts.results["sim", result] == (2 if result == "ok" else 1)
+    assert observer.attempts.results["other", result] == 1
+    assert observer.attempts.results["sim", "ok"] >= 1
+
+
+def test_attempts_after_the_first_are_counted_by_why_they_were_made() -> None:
+    """Reasons that nobody defined are one reason."""
+    observer = build()
+    rows = [attempt(), attempt(why="retry"), attempt(why="hedge"), attempt(why="?"), served(why=None)]
+
+    observer.observe(request(attempts=rows), None)
+
+    assert +observer.attempts.retries == {"retry": 1, "hedge": 1, "other": 2}
+
+
+def test_openings_of_breakers_add_up_over_workers_and_their_lives() -> None:
+    """Reports carry totals since the worker began; a breaker that was forgotten begins again."""
+    observer = build()
+
+    for worker, opens in ((1, 2), (1, 3), (2, 1), (1, 1), (1, 1)):
+        data = {"worker": worker, "breakers": [["sim", "small", "open", opens], ["sim", "?", "open", 1]]}
+        observer.observe({"type": events.WORKER_STATS, "id": "w", "data": data}, None)
+
+    assert observer.breakers.opens == {("sim", "small"): 5, ("sim", "large"): 0, ("other", "other"): 2}
+
+
+@pytest.mark.parametrize(
+    "rows", [None, 7, [None], [[]], [["sim", "small"]], [["sim", "small", "open", "x"]], [[1, 2, 3, 4]]]
+)
+def test_reports_of_breakers_that_make_no_sense_are_passed_over(rows: object) -> None:
+    """The rest of the report counts."""
+    observer = build()
+
+    data = {"worker": 1, "breakers": rows, "lost": {"cap": 1}}
+    observer.observe({"type": events.WORKER_STATS, "id": "w", "data": data}, None)
+
+    assert observer.lost == {"cap": 1}
+    assert observer.breakers.opens["sim", "small"] == 0
+
+
+def test_too_many_upstreams_and_models_are_folded() -> None:
+    """The cap on series holds for these too."""
+    many = [f"u{number}" for number in range(MAX_ARMS + 5)]
+    vocabulary = Vocabulary(upstreams=frozenset(many), breakers=tuple((name, "m") for name in many))
+    observer = MetricsObserver(vocabulary, now=lambda: 0.0)
+
+    for name in many:
+        observer.observe(request(attempts=[served() | {"upstream": name}]), None)
+
+    assert len(observer.attempts.results) == MAX_ARMS + 1
+    assert observer.attempts.results["other", "ok"] == 5
+    assert len(observer.breakers.opens) == MAX_ARMS
+
+
+def test_a_snapshot_from_before_there_were_attempts_still_loads() -> None:
+    """What it lacks starts at zero."""
+    observer, later = build(), build()
+    observer.observe(request(attempts=[served()]), None)
+    saved = orjson.loads(observer.snapshot())
+    for name in ("attempts", "retries", "breaker_opens", "opens_by_worker"):
+        del saved[name]
+
+    later.restore(orjson.dumps(saved))
+
+    assert later.arms["chat", "a", "small"].requests.total() == 1
+    assert later.attempts.results.total() == 0
+    assert ("sim", "small") in later.breakers.opens
+
+
 def test_custom_feedback_is_summed_by_metric() -> None:
     """Only configured metrics have totals."""
     observer = build()
@@ -177,20 +328,33 @@ def test_a_snapshot_restores_every_total() -> None:
     whole, first = build(), build()
     stream = [
         request(stream=True, ttft_ms=3.0, itl_ms=1.0),
-        request(arm="b", model="large", outcome="upstream_fault", status=504),
+        request(
+            arm="b", model="large", outcome="upstream_fault", status=504, attempts=[attempt(why="retry")]
+        ),
+        {
+            "type": events.WORKER_STATS,
+            "id": "w",
+            "data": {"worker": 1, "breakers": [["sim", "small", "open", 3]]},
+        },
         {"type": events.WORKER_STATS, "id": "w", "data": {"worker": 1, "lost": {"cap": 3}}},
         {"type": events.FEEDBACK, "id": "f", "data": {"metric": "joy", "value": 2.0}},
         {"type": events.CONFIG_RELOADED, "id": "c", "data": {"result": "applied"}},
         request(arm="x"),
+        request(attempts=[attempt(cost_usd=0.1), served()]),
+        {
+            "type": events.WORKER_STATS,
+            "id": "w",
+            "data": {"worker": 1, "breakers": [["sim", "small", "open", 4]]},
+        },
     ]
 
     for event in stream:
         whole.observe(event, None)
-    for event in stream[:3]:
+    for event in stream[:4]:
         first.observe(event, None)
     second = build()
     second.restore(first.snapshot())
-    for event in stream[3:]:
+    for event in stream[4:]:
         second.observe(event, None)
 
     assert second.snapshot() == whole.snapshot()

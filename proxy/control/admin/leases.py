@@ -1,0 +1,23 @@
+"""Limits: the endpoint at which workers renew their leases, and the operator's view of what is used up."""
+
+from dataclasses import asdict
+
+from aiohttp import web
+
+from optimizer.lease_terms import decode_report, encode_grants
+from proxy.control.admin.endpoint import AdminFault, Call, answer
+
+
+async def report(call: Call) -> web.StreamResponse:
+    """Record a worker's claims and grant; one answer for each."""
+    try:
+        claims = decode_report(await call.body())
+    except ValueError as error:
+        raise AdminFault(400, "INVALID_REQUEST", str(error)) from error
+    grants = call.services.leases.report(claims)
+    return web.Response(body=encode_grants(grants), content_type="application/json")
+
+
+async def limits(call: Call) -> web.StreamResponse:
+    """Every limit in use in its current window: how much there is, how much is granted to workers and used."""
+    return answer({"limits": [asdict(meter) for meter in call.services.leases.meters()]})

@@ -1,0 +1,279 @@
+"""How a request gets in: the straight line from its body to its first attempt, and the ways it can end before.
+
+parse, decide, look at the key's scopes, prepare, reserve, begin. All of it is synchronous, but for one case: when the
+worker's share of a limit is used up, the request waits a few milliseconds for more. Whoever is refused is recorded.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from time import perf_counter, time
+from typing import Protocol
+
+import orjson
+
+from optimizer.ids import RequestIds
+from optimizer.keys import ClientKey
+from optimizer.routing import Quota
+from proxy import headers as crossing
+from proxy.admission.keyring import may_use
+from proxy.admission.meter import Meters, Reservation
+from proxy.admission.rate_limited import RateLimited
+from proxy.compiled import CompiledTable
+from proxy.dispatch import Decision, decide
+from proxy.envelope import Envelope, parse
+from proxy.errors import ClientFault, Overloaded, ProxyError
+from proxy.exchange import Exchange
+from proxy.http1.messages import Request, Responder
+from proxy.pricing import PER
+from proxy.record import Ending, Recorder, Timing
+from proxy.refusal import outcome_of_fault
+from proxy.turn import Turn
+
+JSON = b"content-type: application/json\r\n"
+# Reserved for the reply of a request that does not say how long it may get.
+_REPLY_TOKENS = 1024
+
+_log = logging.getLogger("llm_optimizer.entrance")
+
+
+class Shared(Protocol):
+    """What all requests of a worker share."""
+
+    recorder: Recorder
+    turn: Turn
+    meters: Meters
+    ids: RequestIds
+    table: CompiledTable | None
+    guarded: bool
+    in_flight: int
+    buffered_reply_bytes: int
+    uniform: Callable[[], float]
+    call_later: Callable[..., asyncio.TimerHandle]
+
+    def finished(self) -> None: ...
+
+
+class Parked:
+    """Listens to the client of a request that waits for a limit, and keeps what it sends."""
+
+    __slots__ = ("body", "ended", "gone")
+
+    def __init__(self) -> None:
+        self.body: list[bytes] = []
+        self.ended = False
+        self.gone = False
+
+    def client_body(self, data: bytes) -> None:
+        self.body.append(data)
+
+    def client_end(self) -> None:
+        self.ended = True
+
+    def client_gone(self) -> None:
+        self.gone = True
+
+    def client_paused(self) -> None:
+        """Nothing is being sent to it."""
+
+    def client_resumed(self) -> None:
+        """See ``client_paused``."""
+
+    def server_stopping(self) -> None:
+        """The engine answers for who has not begun."""
+
+
+class Entrance:
+    """Lets requests in. One per worker."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+
+    def begin(self, endpoint: str, request: Request, responder: Responder) -> None:
+        """Handle a request whose body is complete."""
+        if responder.gone:
+            return
+        try:
+            self._optimize(endpoint, request, responder)
+        except Exception:  # noqa: BLE001  # whatever it is, the caller must not wait for ever
+            _log.exception("a request could not be begun")
+            if not responder.started:
+                fault = ProxyError("Internal error.")
+                responder.reply(fault.status, JSON, fault.body())
+
+    def mint(self, request: Request, started_ms: int) -> str:
+        """The request's id, which names the key that asked."""
+        caller: ClientKey | None = request.caller
+        return self._shared.ids.mint(started_ms, caller.tag if caller is not None else 0)
+
+    def refuse(
+        self,
+        fault: ProxyError,
+        endpoint: str,
+        request: Request,
+        responder: Responder,
+        *,
+        request_id: str,
+        started_ms: int,
+        envelope: Envelope | None = None,
+    ) -> None:
+        """Answer a request that never got as far as an upstream, and record that it came."""
+        shared = self._shared
+        elapsed_ms = (perf_counter() - request.body_at) * 1000
+        shared.recorder.undecided(
+            request_id,
+            endpoint=endpoint,
+            envelope=envelope,
+            table_version=shared.table.version if shared.table is not None else 0,
+            timing=Timing(started_ms, elapsed_ms, elapsed_ms),
+            ending=Ending(
+                outcome=outcome_of_fault(fault),
+                status=fault.status,
+                error=fault.code,
+                request_bytes=len(request.body),
+            ),
+        )
+        advice = fault.headers if isinstance(fault, RateLimited) else crossing.retry_after(fault.status)
+        responder.reply(fault.status, JSON + crossing.ids_block(request_id) + advice, fault.body())
+
+    def reserve(
+        self,
+        subjects: list[tuple[str, Quota]],
+        responder: Responder,
+        *,
+        tokens: int,
+        usd: float | None,
+        then: Callable[[Reservation | RateLimited, Parked | None], None],
+    ) -> None:
+        """Call ``then`` with what the limits say: at once, or when a parked request has its answer."""
+        parked = Parked()
+
+        def resume(outcome: Reservation | RateLimited) -> None:
+            if responder.listener is parked:
+                responder.listener = None
+            then(outcome, parked)
+
+        outcome = self._shared.meters.admit(subjects, tokens=tokens, usd=usd, resume=resume)
+        if outcome is None:
+            responder.listener = parked
+        else:
+            then(outcome, None)
+
+    def _optimize(self, endpoint: str, request: Request, responder: Responder) -> None:
+        shared = self._shared
+        table = shared.table
+        started_ms = int(time() * 1000)
+        request_id = self.mint(request, started_ms)
+        envelope: Envelope | None = None
+        try:
+            if table is None:
+                raise Overloaded("The proxy is starting: it has no routing table yet. Retry in a second.")
+            envelope = parse(endpoint, request.body)
+            decision = decide(
+                table, envelope, request.headers, uniform=shared.uniform, guarded=shared.guarded
+            )
+            if request.caller is not None:
+                route, pinned = decision.route, crossing.PIN in request.headers
+                may_use(request.caller, route=route.name, plain=route.plain, pinned=pinned)
+            arm = decision.arm
+            prepared = arm.handle.codec.prepare(
+                envelope, arm.arm, arm.model, arm.variant, arm.handle.upstream
+            )
+        except (ProxyError, orjson.JSONEncodeError) as error:
+            # Its traceback knows this frame: under a name that stays, it would be a cycle.
+            self.refuse(
+                error if isinstance(error, ProxyError) else _too_deep(),
+                endpoint,
+                request,
+                responder,
+                request_id=request_id,
+                started_ms=started_ms,
+                envelope=envelope,
+            )
+            return
+        exchange = Exchange(
+            shared,
+            request,
+            responder,
+            request_id=request_id,
+            envelope=envelope,
+            decision=decision,
+            prepared=prepared,
+            table_version=table.version,
+            started_ms=started_ms,
+        )
+        caller = request.caller
+        subjects = (
+            limited(caller, decision) if caller is not None or decision.route.quota is not None else None
+        )
+        if subjects:
+            self._reserve_for(exchange, subjects, endpoint, request, responder)
+        else:
+            self._start(exchange, responder)
+
+    def _start(self, exchange: Exchange, responder: Responder) -> None:
+        self._shared.in_flight += 1
+        responder.listener = exchange
+        exchange.begin()
+
+    def _reserve_for(
+        self,
+        exchange: Exchange,
+        subjects: list[tuple[str, Quota]],
+        endpoint: str,
+        request: Request,
+        responder: Responder,
+    ) -> None:
+        def then(outcome: Reservation | RateLimited, parked: Parked | None) -> None:
+            if parked is not None and (parked.gone or responder.gone):
+                if isinstance(outcome, Reservation):
+                    outcome.cancel()
+                outcome = _left()
+            if isinstance(outcome, Reservation):
+                exchange.reserve(outcome)
+                self._start(exchange, responder)
+            else:
+                self.refuse(
+                    outcome,
+                    endpoint,
+                    request,
+                    responder,
+                    request_id=exchange.request_id,
+                    started_ms=exchange.started_ms,
+                    envelope=exchange.envelope,
+                )
+
+        tokens, usd = most_expected(exchange.envelope, exchange.decision)
+        self.reserve(subjects, responder, tokens=tokens, usd=usd, then=then)
+
+
+def limited(caller: ClientKey | None, decision: Decision | None) -> list[tuple[str, Quota]]:
+    """Whose limits the request counts against; mostly nobody's."""
+    subjects = []
+    if caller is not None and caller.quota is not None:
+        subjects.append((f"key:{caller.id}", caller.quota))
+    quota = decision.route.quota if decision is not None else None
+    if decision is not None and quota is not None:
+        subjects.append((f"route:{decision.route.name}", quota))
+    return subjects
+
+
+def most_expected(envelope: Envelope, decision: Decision) -> tuple[int, float | None]:
+    """What the request may take: tokens, and USD at the decided arm's price (None if that is unknown)."""
+    model = decision.arm.model
+    reply = envelope.max_output_tokens or min(_REPLY_TOKENS, model.max_output_tokens or _REPLY_TOKENS)
+    tokens = envelope.input_tokens_estimate + reply
+    price = model.price
+    if price is None:
+        return tokens, None
+    usd = price.request_usd + (envelope.input_tokens_estimate * price.input + reply * price.output) / PER
+    return tokens, usd
+
+
+def _left() -> RateLimited:
+    return RateLimited("The caller left.", status=499, code="client_gone", kind="requests", retry_after_s=0.0)
+
+
+def _too_deep() -> ClientFault:
+    # What can be read may still be nested too deeply to be written again.
+    return ClientFault("The request is nested too deeply to be rewritten.", code="invalid_json")

@@ -1,0 +1,64 @@
+"""Which arms may take over from one that failed, the best first.
+
+Invariant: whoever takes over can do all that the request asks for, reaches no upstream that the decided arm's rules
+exclude (the caller's own credential, state held by a provider, vectors of another model), and was not tried before.
+A pinned request and a plain model have nobody to turn to.
+"""
+
+from collections.abc import Collection
+
+from optimizer.routing import EMBEDDINGS
+from proxy.compiled import CompiledArm, CompiledSide
+from proxy.dispatch import Decision, room_tokens
+from proxy.envelope import Envelope
+
+PREFILLS = frozenset(("prefill", "prefill_prefix", "prefill_continue"))
+
+
+def alternatives(
+    decision: Decision, envelope: Envelope, tried: Collection[str], *, failed: CompiledArm
+) -> list[CompiledArm]:
+    """Arms to go to instead of ``failed``: the route's fallbacks in their order, else the side's by probability.
+
+    Those whose breaker is open come only if there is no other. Without fallbacks of its own a route prefers
+    other upstreams than the failed one.
+    """
+    route = decision.route
+    if route.plain or decision.reason == "pinned":
+        return []
+    side = route.fallback or decision.side
+    arms = [arm for arm in side.arms if arm.id not in tried and _can_serve(side, arm, decision, envelope)]
+    if route.fallback is None:
+        arms.sort(key=lambda arm: (_same_upstream(arm, failed), -side.probabilities[arm.index]))
+    return [arm for arm in arms if not arm.breaker.down] or arms
+
+
+def with_larger_context(arms: list[CompiledArm], failed: CompiledArm) -> list[CompiledArm]:
+    """Those of ``arms`` that are known to hold more than ``failed``, the largest first."""
+    limit = failed.model.context_tokens or 0
+    larger = [arm for arm in arms if (arm.model.context_tokens or 0) > limit]
+    return sorted(larger, key=lambda arm: -(arm.model.context_tokens or 0))
+
+
+def that_continue(arms: list[CompiledArm]) -> list[CompiledArm]:
+    """Those of ``arms`` that can go on with an answer that was begun."""
+    return [arm for arm in arms if not PREFILLS.isdisjoint(arm.model.capabilities)]
+
+
+def _same_upstream(arm: CompiledArm, other: CompiledArm) -> bool:
+    return arm.model.upstream == other.model.upstream
+
+
+def _can_serve(side: CompiledSide, arm: CompiledArm, decision: Decision, envelope: Envelope) -> bool:
+    decided = decision.arm
+    mask = side.available & side.endpoint_masks[envelope.endpoint]
+    for need in envelope.needs:
+        mask &= side.capability_masks[need]
+    if not mask >> arm.index & 1:
+        return False
+    if decided.handle.passthrough_auth or arm.handle.passthrough_auth or envelope.stateful:
+        return _same_upstream(arm, decided)
+    if envelope.endpoint == EMBEDDINGS:
+        return arm.model.model_id == decided.model.model_id
+    limit = arm.model.context_tokens
+    return limit is None or room_tokens(envelope) <= limit
