@@ -1,19 +1,23 @@
 """Fuzz the parsers of our own for minutes: ``python -m loadtests.fuzz --minutes N [--seed S] [target ...]``.
 
 Prints a line per target with executions, kinds of outcome, lines covered and crashes; inputs that crash are saved under
-``loadtests/results/fuzz/`` and make the exit status 1. ``tests/fuzz`` runs the same targets for a moment in CI.
+``loadtests/results/fuzz/`` and make the exit status 1. Runs of everything for three minutes or more go into
+RESULTS.md. ``tests/fuzz`` runs the same targets for a moment in CI.
 """
 
 import argparse
-import json
 import sys
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 
+from loadtests.figures import Figure, Result, fingerprint, save
 from loadtests.fuzzing.catalogue import targets
 from loadtests.fuzzing.runner import Crash, Outcome, run
 from loadtests.fuzzing.target import Target
+from loadtests.machine import machine
 
+LONG_MINUTES = 3.0
 RESULTS = Path(__file__).resolve().parent / "results" / "fuzz"
 
 
@@ -32,24 +36,30 @@ def main(arguments: list[str] | None = None) -> int:
     share = options.minutes * 60 / len(chosen)
     print(f"{len(chosen)} targets, {share:.1f} s each, seed {options.seed}")
     outcomes = {target.name: _fuzz(target, share, options.seed) for target in chosen}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    summary = {
-        name: {
-            "executions": outcome.executions,
-            "crashes": len(outcome.crashes),
-            "shapes": outcome.shapes,
-            "lines": outcome.lines,
-            "seconds": round(outcome.seconds, 1),
-            "slowest_ms": round(outcome.slowest_s * 1000, 1),
-        }
-        for name, outcome in outcomes.items()
-    }
-    (RESULTS / "summary.json").write_text(
-        json.dumps({"seed": options.seed, "targets": summary}, indent=1) + "\n"
-    )
     crashes = [crash for outcome in outcomes.values() for crash in outcome.crashes.values()]
-    print(f"{sum(o.executions for o in outcomes.values()):,} executions, {len(crashes)} crashes")
+    total = sum(outcome.executions for outcome in outcomes.values())
+    print(f"{total:,} executions, {len(crashes)} crashes")
+    if not options.target and options.minutes >= LONG_MINUTES:
+        save(_result(outcomes, seed=options.seed, total=total, crashes=len(crashes)))
     return 1 if crashes else 0
+
+
+def _result(outcomes: Mapping[str, Outcome], *, seed: int, total: int, crashes: int) -> Result:
+    """For RESULTS.md."""
+    slowest = max(outcomes, key=lambda name: outcomes[name].slowest_s)
+    return Result(
+        scenario="fuzz",
+        status="done",
+        fingerprint=fingerprint(),
+        machine=machine(),
+        figures=(
+            Figure("fuzzing: executions", total, "", f"{len(outcomes)} targets, seed {seed}"),
+            Figure("fuzzing: crashes", crashes),
+            Figure("fuzzing: slowest input", outcomes[slowest].slowest_s * 1000, "ms", slowest),
+        ),
+        text="\n".join(_line(name, outcome) for name, outcome in outcomes.items()),
+        seconds=round(sum(outcome.seconds for outcome in outcomes.values()), 1),
+    )
 
 
 def _fuzz(target: Target, seconds: float, seed: int) -> Outcome:

@@ -11,6 +11,7 @@ A request without a body is answered with the number of chunks sent so far.
 import argparse
 import asyncio
 import signal
+import ssl
 import time
 from collections.abc import Callable
 
@@ -161,7 +162,9 @@ class MockUpstream(asyncio.Protocol):
         transport.write(self._answer(body))
 
 
-async def serve(*, port: int, answer: Answer, chunks: int, rate: float) -> None:
+async def serve(
+    *, port: int, answer: Answer, chunks: int, rate: float, context: ssl.SSLContext | None = None
+) -> None:
     """Serve on loopback until SIGTERM or SIGINT; print the port when ready."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -169,7 +172,9 @@ async def serve(*, port: int, answer: Answer, chunks: int, rate: float) -> None:
         loop.add_signal_handler(number, stop.set)
     pacer = Pacer(chunks=chunks, rate=rate)
     pacer.start(loop)
-    server = await loop.create_server(lambda: MockUpstream(answer, pacer), "127.0.0.1", port, backlog=2048)
+    server = await loop.create_server(
+        lambda: MockUpstream(answer, pacer), "127.0.0.1", port, backlog=2048, ssl=context
+    )
     print(f"listening on {server.sockets[0].getsockname()[1]}", flush=True)
     await stop.wait()
     server.close()
@@ -181,9 +186,23 @@ def main() -> None:
     parser.add_argument("--reply-bytes", type=int, default=700)
     parser.add_argument("--chunks", type=int, default=500, help="chunks of one stream")
     parser.add_argument("--rate", type=float, default=50.0, help="chunks per second and stream")
+    parser.add_argument("--certificate", help="speak TLS with it")
+    parser.add_argument("--key")
     options = parser.parse_args()
+    context = None
+    if options.certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options.certificate, options.key)
     reply = framed(unary_document(options.reply_bytes))
-    uvloop.run(serve(port=options.port, answer=lambda _: reply, chunks=options.chunks, rate=options.rate))
+    uvloop.run(
+        serve(
+            port=options.port,
+            answer=lambda _: reply,
+            chunks=options.chunks,
+            rate=options.rate,
+            context=context,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -108,12 +108,16 @@ def wait_until_open(port: int, child: Child, *, seconds: float = 10.0) -> None:
 
 
 @contextmanager
-def mock_upstream(cores: Cores, directory: Path, *options: str) -> Iterator[Upstream]:
+def mock_upstream(
+    cores: Cores, directory: Path, *options: str, tls: Certificates | None = None
+) -> Iterator[Upstream]:
     """The project's own mock."""
+    if tls is not None:
+        options = (*options, "--certificate", str(tls.certificate), "--key", str(tls.key))
     command = python_module("loadtests.mock_upstream", *options)
     with Child(command, core=cores.load, log=directory / "mock.log", name="mock upstream") as child:
         port = int(child.wait_for(r"listening on (\d+)").group(1))
-        yield Upstream(port, (child.pid,))
+        yield Upstream(port, (child.pid,), tls)
 
 
 @contextmanager

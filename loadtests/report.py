@@ -12,6 +12,8 @@ from loadtests.figures import Figure, Result, load
 from loadtests.machine import line
 from loadtests.scenarios import SCENARIOS
 
+# Run by their own commands, for as long as one likes.
+LONG = ("soak", "fuzz")
 TARGET = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Measured figures
 
@@ -59,7 +61,7 @@ def _value(figure: Figure) -> str:
 
 def main() -> int:
     """Render what is there; 1 when there is nothing."""
-    results = [result for name in SCENARIOS if (result := load(name)) is not None]
+    results = [result for name in (*SCENARIOS, *LONG) if (result := load(name)) is not None]
     if not results:
         print("no results yet: python -m loadtests.run")
         return 1

@@ -1,6 +1,6 @@
 """Event streams: CPU of the relay per chunk beside nginx, and memory per open stream.
 
-Invariant: CPU and chunks are taken over one window in which all streams flow; memory is plain TCP.
+Invariant: CPU and chunks are taken over one window in which all streams flow.
 """
 
 import json
@@ -12,7 +12,16 @@ from statistics import median
 
 from loadtests.figures import Figure
 from loadtests.load import MAX_LOAD_SHARE, PATH, SCRIPT, chat_body
-from loadtests.peers import Proxy, Upstream, aiohttp_proxy, mock_upstream, nginx_proxy, tool
+from loadtests.peers import (
+    Certificates,
+    Proxy,
+    Upstream,
+    aiohttp_proxy,
+    certificates,
+    mock_upstream,
+    nginx_proxy,
+    tool,
+)
 from loadtests.processes import Child, Failed, cpu_seconds, python_module, rss_bytes
 from loadtests.product import configuration, product
 from loadtests.scenarios.context import Context, Report
@@ -131,23 +140,32 @@ def _sample(proxy: Proxy, upstream: Upstream, others: list[int]) -> tuple[float,
 
 
 def memory(context: Context) -> Report:
-    """Resident memory of the worker with 1,000 open streams, after warming up on 50."""
-    with ExitStack() as stack:
-        options = ("--chunks", "100000", "--rate", str(SLOW_RATE))
-        upstream = stack.enter_context(mock_upstream(context.cores, context.directory, *options))
-        scratch = context.directory / "product"
-        proxy = stack.enter_context(product(context.cores, scratch, configuration(upstream)))
-        idle = rss_bytes(proxy.worker_pids[0])
-        few = _held(context, proxy, 50)
-        many = _held(context, proxy, OPEN_STREAMS)
-    per_stream = (many - few) / (OPEN_STREAMS - 50)
+    """Resident memory of the worker with 1,000 open streams, after warming up on 50; over TCP and over TLS."""
+    idle, few, many = _memory(context, "plain", None)
+    _, few_tls, many_tls = _memory(context, "tls", certificates(context.directory))
     return Report(
         figures=(
             Figure("worker RSS, idle", idle / 1e6, "MB"),
-            Figure("worker RSS per open stream", per_stream / 1000, "KB"),
+            Figure("worker RSS per open stream", _per_stream(few, many), "KB"),
             Figure("worker RSS, 1000 open streams", many / 1e6, "MB"),
+            Figure("worker RSS per open stream, TLS upstream", _per_stream(few_tls, many_tls), "KB"),
+            Figure("worker RSS, 1000 open streams, TLS upstream", many_tls / 1e6, "MB"),
         ),
     )
+
+
+def _per_stream(few: int, many: int) -> float:
+    return (many - few) / (OPEN_STREAMS - 50) / 1000
+
+
+def _memory(context: Context, name: str, tls: Certificates | None) -> tuple[int, int, int]:
+    """Bytes: idle, with 50 streams, with 1,000."""
+    with ExitStack() as stack:
+        options = ("--chunks", "100000", "--rate", str(SLOW_RATE))
+        upstream = stack.enter_context(mock_upstream(context.cores, context.directory, *options, tls=tls))
+        proxy = stack.enter_context(product(context.cores, context.directory / name, configuration(upstream)))
+        idle = rss_bytes(proxy.worker_pids[0])
+        return idle, _held(context, proxy, 50), _held(context, proxy, OPEN_STREAMS)
 
 
 def _held(context: Context, proxy: Proxy, streams: int) -> int:

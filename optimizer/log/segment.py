@@ -283,7 +283,11 @@ class PackedSegment:
             return known
         stored = self.index.stored
         begin = stored[number]
-        end = stored[number + 1] if number + 1 < len(stored) else os.fstat(self._descriptor).st_size
+        in_file = os.fstat(self._descriptor).st_size
+        end = min(stored[number + 1], in_file) if number + 1 < len(stored) else in_file
+        # An index that is damaged may point anywhere, far beyond the file too.
+        if not begin < end:
+            return b""
         try:
             data = zlib.decompress(os.pread(self._descriptor, end - begin, begin), wbits=_GZIP)
         except zlib.error:

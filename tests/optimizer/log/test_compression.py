@@ -11,7 +11,7 @@ import pytest
 
 from optimizer.log.compression import compress_segment
 from optimizer.log.reader import LogReader
-from optimizer.log.segment import EventReader, PackedSegment, open_segment, scan_members
+from optimizer.log.segment import EventReader, MemberIndex, PackedSegment, open_segment, scan_members
 from optimizer.log.writer import LogWriter
 
 MakeWriter = Callable[..., LogWriter]
@@ -71,6 +71,22 @@ def test_a_lost_index_is_made_up_for(make_writer: MakeWriter, index: bytes | Non
     with open_segment(directory, 1) as segment:
         assert segment is not None
         assert segment.read(0, 10**7) == content
+
+
+@pytest.mark.parametrize("stored", [10**9, 2**62])
+def test_an_index_that_points_beyond_the_file_ends_the_segment(make_writer: MakeWriter, stored: int) -> None:
+    """Found by fuzzing: reading there must not fail with what only a broken disk would explain."""
+    directory, content = filled(make_writer)
+    compress_segment(directory, 1, member_bytes=5000)
+    path = directory / "00000001.jsonl.gz.idx"
+    index = MemberIndex.decode(path.read_bytes())
+    path.write_bytes(MemberIndex(index.starts, (*index.stored[:-1], stored), index.size).encode())
+
+    with open_segment(directory, 1) as segment:
+        assert segment is not None
+        kept = segment.read(0, 10**7)
+    assert content.startswith(kept)
+    assert len(kept) < len(content)
 
 
 def test_a_damaged_member_costs_the_rest_of_its_segment_only(
