@@ -37,6 +37,7 @@ BUDGETS: Mapping[str, Budget] = {
     "learner": Budget(">= 20,000 events/s", at_least=20_000.0),
     "goodput at 2x / peak": Budget(">= 0.9", at_least=0.9),
     "shed reply p99 at 2x": Budget("<= 10 ms", at_most=10.0),
+    "healthy p99, attacked / calm": Budget("<= 1.2", at_most=1.2),
     "worker RSS, idle": Budget("<= 70 MB", at_most=70.0),
     "worker RSS per open stream": Budget("<= 30 KB", at_most=30.0),
     "serve: start to ready": Budget("<= 1.5 s", at_most=1.5),

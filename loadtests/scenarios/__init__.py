@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from loadtests.scenarios import (
     faulty,
+    hostile,
     latency,
     learning,
     overload,
@@ -35,6 +36,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "relay": relay.relay,
     "streams": relay.memory,
     "overload": overload.overload,
+    "hostile": hostile.hostile,
     "replay": recorded.recorded,
     "faults": faulty.faults,
 }
