@@ -92,6 +92,8 @@ class KeyStore:
         self._keys = {key.id: key for key in map(_from_columns, rows)}
         if database.fresh:
             self._restore()
+        else:
+            self._recall()
         self._write_file()
 
     def create(self, grant: Grant) -> tuple[str, ClientKey]:
@@ -163,8 +165,8 @@ class KeyStore:
                 ) from error
             if unsaved is not None:
                 raise KeyStoreFault(
-                    f"The key is refused from now on, but that could not be saved ({unsaved}) and a restart would "
-                    "forget it. Revoke it again."
+                    f"The key is refused from now on, but only the key file says so: it could not be saved "
+                    f"({unsaved}). Revoke it again."
                 ) from unsaved
         if not was_revoked:
             _log.info("client key %s was revoked", key.id)
@@ -204,6 +206,17 @@ class KeyStore:
         self._keys = {key.id: key for key in kept}
         if kept:
             _log.warning("%d client keys were restored from the key file", len(kept))
+
+    def _recall(self) -> None:
+        """Revoke what the key file says is revoked, in case the database refused to hear of it."""
+        try:
+            published = [row.key for row in decode_keys(self._key_file.read_bytes()).values()]
+        except (FileNotFoundError, KeyFileRefused):
+            return  # It is written anew from what the database knows.
+        for told in published:
+            key = self._keys.get(told.id)
+            if key is not None and key.revoked_at is None and told.revoked_at is not None:
+                self._revoke(key, told.revoked_at)
 
     def _insert(self, keys: Sequence[ClientKey]) -> None:
         with self._database.transaction() as connection:

@@ -17,10 +17,11 @@ from optimizer.keys import ClientKey
 from optimizer.routing import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, RoutingTable
 from proxy import headers as crossing
 from proxy.admission.keyring import Keyring, may_pass_through, may_see
-from proxy.admission.meter import Meters, Reservation
+from proxy.admission.meter import Meters
 from proxy.admission.rate_limited import RateLimited
+from proxy.admission.reservation import Reservation
 from proxy.compiled import CompiledTable, UpstreamHandle
-from proxy.entrance import JSON, Entrance, Parked, limited
+from proxy.entrance import JSON, Entrance, Parked, left, limited
 from proxy.errors import ClientFault, ProxyError, Unavailable, error_body
 from proxy.http1.messages import BodyMode, Request, Responder
 from proxy.passthrough import check_method, check_path, pass_through
@@ -104,6 +105,12 @@ class DataPlane:
             # Before the body, so that nobody makes us hold one without a key.
             request.caller = self._keyring.identify(request.headers)
         if path in OPTIMIZED:
+            if request.headers.get(b"content-encoding", b"identity") != b"identity":
+                raise ClientFault(
+                    "Send the body without a content-encoding: it has to be read here.",
+                    status=415,
+                    code="unsupported_content_encoding",
+                )
             return BodyMode.BUFFER if self.turn.takes() else BodyMode.DECLINE
         if path.startswith("/v1/") and path not in _LOCAL and not path.startswith(_ONE_MODEL):
             return BodyMode.STREAM if self.turn.takes() else BodyMode.DECLINE
@@ -187,9 +194,12 @@ class DataPlane:
         table = self.table
         if table is None:
             return self._models
-        return _models_body(
-            table.source, lambda name: may_see(key, route=name, plain=name not in table.routes)
-        )
+
+        def shown(name: str) -> bool:
+            route = table.resolve(name)
+            return route is not None and may_see(key, route=route.name, plain=route.plain)
+
+        return _models_body(table.source, shown)
 
     def _model(self, path: str, key: ClientKey | None, responder: Responder) -> None:
         name = unquote(path.removeprefix(_ONE_MODEL))
@@ -221,6 +231,10 @@ class DataPlane:
         def then(outcome: Reservation | RateLimited, parked: Parked | None) -> None:
             if isinstance(outcome, RateLimited):
                 refuse(outcome)
+                return
+            if responder.gone:
+                outcome.cancel()
+                refuse(left())
                 return
             # What these paths use is not known, so the request itself is all that is counted.
             outcome.settle(tokens=None, usd=None)
@@ -273,9 +287,6 @@ def _replay(parked: Parked, responder: Responder) -> None:
     """Hand what came while the request was parked to whoever listens now."""
     listener = responder.listener
     if listener is None:
-        return
-    if parked.gone:
-        listener.client_gone()
         return
     for data in parked.body:
         listener.client_body(data)

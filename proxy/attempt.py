@@ -99,7 +99,9 @@ class Attempt:
     _headers: list[tuple[bytes, bytes]] | None = None
     _bound = 0
     _late = 0
+    _choices = 1
     _finishing = False
+    _resting = False
 
     def __init__(
         self,
@@ -146,6 +148,21 @@ class Attempt:
             self._give_back()
             self.read_facts()
 
+    def rest(self, bound: tuple[str, float] | None) -> None:
+        """The client does not read: nor do we, and only ``bound`` goes on running."""
+        self._resting, self._finishing = True, False
+        if self.call is not None and not self.over:
+            self.call.limit(bound)
+            self.call.pause()
+
+    def go_on(self) -> None:
+        """The client reads again."""
+        self._resting = False
+        self.alive_at = perf_counter()
+        if self.call is not None:
+            self.call.resume()
+            self._expect_end()
+
     def read_facts(self) -> ReplyFacts | None:
         """What the reply said about itself as far as it came; usage is estimated where none was reported."""
         decoder = self.decoder if self.aside is None else self.aside.decoder
@@ -167,8 +184,7 @@ class Attempt:
         decoder = self.decoder if self.aside is None else self.aside.decoder
         if decoder is None or decoder.facts.error_type is not None:
             return False
-        choices = self.envelope.doc.get("n")
-        return len(decoder.facts.finish_reasons) >= (choices if type(choices) is int else 1)
+        return len(decoder.facts.finish_reasons) >= self._choices
 
     # What the upstream's connection reports.
 
@@ -185,16 +201,20 @@ class Attempt:
             kind = head.content_type = _EVENT_STREAM if self.envelope.stream else b"application/json"
         translates = codec.translates
         self._bound = _TRANSLATED_BYTES if translates else self._buffered_bytes
-        if kind[:17].lower() == _EVENT_STREAM:
+        is_stream = kind[:17].lower() == _EVENT_STREAM
+        if is_stream != self.envelope.stream:
+            # Whoever reads the one as the other sees an empty answer, and no error.
+            given, wanted = ("events", "a document") if is_stream else ("a document", "events")
+            self.fail(ProtocolFault(f"The upstream answered with {given} where {wanted} was asked for."))
+            return
+        if is_stream:
             self.streaming = True
+            self._choices = self.envelope.choices
             decoder = codec.stream(self.envelope, self.prepared)
             if encoding is not None and not translates:
                 self.aside = Aside(encoding, decoder)
             else:
                 self.decoder = decoder
-        elif self.envelope.stream:
-            self.fail(ProtocolFault("The upstream answered with a document where events were asked for."))
-            return
         elif encoding is not None and not translates:
             self.aside = Aside(encoding, None)
         if encoding is not None and translates:
@@ -290,6 +310,9 @@ class Attempt:
                 self.parts += (rest, decoder.ending())
                 self._end_stream()
             else:
+                # Whoever goes on with the answer is told all of it, so the client gets all of it.
+                self.parts.append(rest)
+                self._without_terminal()
                 self.fail(ProtocolFault("The upstream ended the stream without its terminal event."))
         elif self.aside is not None:
             self._end_aside(self.aside)
@@ -406,7 +429,7 @@ class Attempt:
 
     def _expect_end(self) -> None:
         """The answer is whole; what may still follow has to come soon."""
-        if not self._finishing and self.is_whole and self.call is not None:
+        if not self._finishing and not self._resting and self.is_whole and self.call is not None:
             self._finishing = True
             self.call.limit(_AFTER_FINISH)
 

@@ -11,7 +11,7 @@ import orjson
 from optimizer.routing import CHAT
 from proxy.compiled import CompiledArm
 from proxy.envelope import Envelope, parse
-from proxy.providers.base import ReplyFacts
+from proxy.providers.base import MOST_TOKENS, ReplyFacts
 from proxy.providers.shape import items_of, object_of, text_of
 from proxy.providers.sse import event_data, split_events
 
@@ -52,15 +52,15 @@ def continued(envelope: Envelope, said: str, spent_tokens: int, arm: CompiledArm
 
 
 class Seam:
-    """Rewrites the chunks of the next stream. ``said`` is the answer's text up to the cut, ``before`` its facts and
+    """Rewrites the chunks of the next stream. ``said`` is the answer's text up to the cut, ``before`` what it used and
     ``first_id`` the id that the client knows. ``used`` says that something was added to the answer.
     """
 
-    __slots__ = ("_before", "_id", "_overlap", "used")
+    __slots__ = ("_id", "_overlap", "before", "used")
 
     def __init__(self, said: str, before: ReplyFacts, first_id: str | None) -> None:
         self.used = False
-        self._before = before
+        self.before = before
         self._id = first_id
         # The blanks at the cut were not sent back, so the next arm may begin with them again.
         self._overlap = said[len(said.rstrip()) :]
@@ -72,6 +72,13 @@ class Seam:
     def joined(self, text: str) -> str:
         """What ``text``, the whole of the second answer, adds to what was said before."""
         return _without_overlap(text, self._overlap)[0]
+
+    def spent(self, facts: ReplyFacts) -> ReplyFacts:
+        """What all answers up to now used, the last of them as ``facts`` says."""
+        total = ReplyFacts()
+        total.input_tokens = (self.before.input_tokens or 0) + (facts.input_tokens or 0)
+        total.output_tokens = (self.before.output_tokens or 0) + (facts.output_tokens or 0)
+        return total
 
     def _event(self, event: bytes) -> bytes:
         data = event_data(event).strip()
@@ -106,12 +113,12 @@ class Seam:
 
     def _add_usage(self, usage: dict[str, Any]) -> None:
         before = {
-            "prompt_tokens": self._before.input_tokens or 0,
-            "completion_tokens": self._before.output_tokens or 0,
+            "prompt_tokens": self.before.input_tokens or 0,
+            "completion_tokens": self.before.output_tokens or 0,
         }
         before["total_tokens"] = sum(before.values())
         for name, tokens in before.items():
-            if type(usage.get(name)) is int:
+            if type(count := usage.get(name)) is int and count < MOST_TOKENS:
                 usage[name] += tokens
 
 

@@ -17,8 +17,9 @@ from optimizer.keys import ClientKey
 from optimizer.routing import Quota
 from proxy import headers as crossing
 from proxy.admission.keyring import may_use
-from proxy.admission.meter import Meters, Reservation
+from proxy.admission.meter import Meters
 from proxy.admission.rate_limited import RateLimited
+from proxy.admission.reservation import Reservation
 from proxy.compiled import CompiledTable
 from proxy.dispatch import Decision, decide
 from proxy.envelope import Envelope, parse
@@ -96,10 +97,7 @@ class Entrance:
         try:
             self._optimize(endpoint, request, responder)
         except Exception:  # noqa: BLE001  # whatever it is, the caller must not wait for ever
-            _log.exception("a request could not be begun")
-            if not responder.started:
-                fault = ProxyError("Internal error.")
-                responder.reply(fault.status, JSON, fault.body())
+            self._crashed(responder)
 
     def mint(self, request: Request, started_ms: int) -> str:
         """The request's id, which names the key that asked."""
@@ -151,7 +149,12 @@ class Entrance:
         def resume(outcome: Reservation | RateLimited) -> None:
             if responder.listener is parked:
                 responder.listener = None
-            then(outcome, parked)
+            try:
+                then(outcome, parked)
+            except Exception:  # noqa: BLE001  # see ``begin``
+                if isinstance(outcome, Reservation):
+                    outcome.cancel()
+                self._crashed(responder)
 
         outcome = self._shared.meters.admit(subjects, tokens=tokens, usd=usd, resume=resume)
         if outcome is None:
@@ -211,6 +214,12 @@ class Entrance:
         else:
             self._start(exchange, responder)
 
+    def _crashed(self, responder: Responder) -> None:
+        _log.exception("a request could not be begun")
+        if not responder.started:
+            fault = ProxyError("Internal error.")
+            responder.reply(fault.status, JSON, fault.body())
+
     def _start(self, exchange: Exchange, responder: Responder) -> None:
         self._shared.in_flight += 1
         responder.listener = exchange
@@ -228,7 +237,7 @@ class Entrance:
             if parked is not None and (parked.gone or responder.gone):
                 if isinstance(outcome, Reservation):
                     outcome.cancel()
-                outcome = _left()
+                outcome = left()
             if isinstance(outcome, Reservation):
                 exchange.reserve(outcome)
                 self._start(exchange, responder)
@@ -270,7 +279,8 @@ def most_expected(envelope: Envelope, decision: Decision) -> tuple[int, float | 
     return tokens, usd
 
 
-def _left() -> RateLimited:
+def left() -> RateLimited:
+    """The end of a request whose client did not wait for an answer about its limits."""
     return RateLimited("The caller left.", status=499, code="client_gone", kind="requests", retry_after_s=0.0)
 
 

@@ -74,6 +74,15 @@ class Envelope:
         self.stateful = False
         self.known_member: tuple[str, int, int] | None = None
 
+    @property
+    def choices(self) -> int:
+        """How many answers are asked for: ``n`` to every prompt."""
+        number = self.doc.get("n")
+        prompts = self.doc.get("prompt") if self.endpoint == COMPLETIONS else None
+        # A list of numbers is one prompt in tokens.
+        several = len(prompts) if type(prompts) is list and prompts and type(prompts[0]) is not int else 1
+        return several * (number if type(number) is int else 1)
+
     def __repr__(self) -> str:
         # The prompt must not reach a log through a traceback or a debugger's habit.
         return f"<Envelope {self.endpoint} model={self.model!r} {len(self.raw)} bytes>"

@@ -111,7 +111,7 @@ class TimeoutFault(UpstreamFault):
     code = "upstream_timeout"
 
     def __init__(self, phase: str, seconds: float) -> None:
-        super().__init__(f"The upstream exceeded its {phase} deadline of {seconds:g} s.")
+        super().__init__(f"The upstream exceeded its {phase} deadline of {seconds:.3g} s.")
         self.phase = phase
 
 

@@ -19,7 +19,7 @@ from proxy.compiled import CompiledArm
 from proxy.continuation import ANSWER_BYTES, Seam, continued, is_continuable
 from proxy.dispatch import Decision
 from proxy.envelope import Envelope
-from proxy.errors import Overloaded, ProtocolFault
+from proxy.errors import Overloaded, ProtocolFault, ProxyError
 from proxy.http1.messages import Request, Responder
 from proxy.providers.base import Prepared, ReplyFacts
 from proxy.providers.sse import split_events
@@ -68,6 +68,8 @@ class Exchange:
     _first_id: str | None = None
     _continued = False
     _recorded = False
+    _paused = False
+    _released = False
 
     def __init__(
         self,
@@ -101,7 +103,10 @@ class Exchange:
 
     def begin(self) -> None:
         """Send the prepared request upstream."""
-        self._pursuit.begin(self._prepared)
+        try:
+            self._pursuit.begin(self._prepared)
+        except Exception:  # noqa: BLE001  # whatever it is, the caller must not wait for ever
+            self._crashed("a request could not be begun")
 
     # What attempts report.
 
@@ -112,8 +117,13 @@ class Exchange:
             attempt.fail(ProtocolFault("The upstream did not answer with a plain event stream."))
         elif attempt.aside is not None:
             self._commit(attempt)
+            if not attempt.aside.readable:
+                # There is no telling when its content begins.
+                self.content_begun(attempt)
         elif decoder is not None and self._resumes:
             decoder.keep_answer(ANSWER_BYTES)
+        if self._paused and not attempt.over:
+            attempt.rest(self._pursuit.left())
 
     def content_begun(self, attempt: Attempt) -> None:
         if attempt.call is not None:
@@ -131,6 +141,12 @@ class Exchange:
         self._responder.write(data)
 
     def answered(self, attempt: Attempt, body: bytes, facts: ReplyFacts) -> None:
+        try:
+            self._answer(attempt, body)
+        except Exception:  # noqa: BLE001  # see ``begin``
+            self._crashed("a reply could not be passed on")
+
+    def _answer(self, attempt: Attempt, body: bytes) -> None:
         cost = self._record(attempt, events.COMPLETED, 200)
         block = self._head_block(attempt, self._overhead_ms(perf_counter()))
         if cost is not None:
@@ -139,6 +155,12 @@ class Exchange:
         self._release()
 
     def ended(self, attempt: Attempt) -> None:
+        try:
+            self._end(attempt)
+        except Exception:  # noqa: BLE001  # see ``begin``
+            self._crashed("a reply could not be ended")
+
+    def _end(self, attempt: Attempt) -> None:
         data = joined(attempt.parts)
         if self._seam is not None:
             data = self._seam.feed(data)
@@ -151,10 +173,8 @@ class Exchange:
     def failed(self, attempt: Attempt, failure: Failure, refusal: Refusal) -> None:
         try:
             self._failed(attempt, failure, refusal)
-        except Exception:  # noqa: BLE001  # whatever it is, the caller must not wait for ever
-            _log.exception("a failure could not be followed up")
-            if not self._recorded:
-                self._tell(attempt, refusal)
+        except Exception:  # noqa: BLE001  # see ``begin``
+            self._crashed("a failure could not be followed up")
 
     def _failed(self, attempt: Attempt, failure: Failure, refusal: Refusal) -> None:
         followed = self._pursuit
@@ -188,15 +208,17 @@ class Exchange:
         self._release()
 
     def client_paused(self) -> None:
+        self._paused = True
         current = self._pursuit.current
-        if current is not None and current.call is not None:
-            current.call.pause()
+        # Who has not begun to answer is held back when he does.
+        if current is not None and current.status:
+            current.rest(self._pursuit.left())
 
     def client_resumed(self) -> None:
+        self._paused = False
         current = self._pursuit.current
-        if current is not None and current.call is not None:
-            current.alive_at = perf_counter()
-            current.call.resume()
+        if current is not None:
+            current.go_on()
 
     def server_stopping(self) -> None:
         attempt = self._pursuit.give_up()
@@ -246,38 +268,48 @@ class Exchange:
 
     def _continue(self, attempt: Attempt, failure: Failure, refusal: Refusal) -> bool:
         """Let another arm go on with the answer; False if none can."""
-        facts, decoder = attempt.facts, attempt.decoder
-        if not self._resumes or facts is None or decoder is None or facts.tool_calls:
+        so_far = self._so_far(attempt) if self._resumes else None
+        if so_far is None:
             return False
-        answer = decoder.answer()
-        if answer is None:
-            return False
-        said = self._said + (self._seam.joined(answer) if self._seam is not None else answer)
-        if not said.strip():
-            return False
-        spent = facts.output_tokens or 0
+        said, spent = so_far
 
         def ask(arm: CompiledArm) -> Envelope:
-            return continued(self.envelope, said, spent, arm)
+            return continued(self.envelope, said, spent.output_tokens or 0, arm)
 
-        if not self._pursuit.resume(attempt, failure, ask):
+        if not said.strip() or not self._pursuit.resume(attempt, failure, ask):
             return False
         self._flush_whole(attempt)
         if self._cause is None:
-            self._cause, self._first_id = refusal, facts.response_id
+            self._cause, self._first_id = refusal, spent.response_id
         self._continued |= self._seam is not None and self._seam.used
-        self._said, self._seam = said, Seam(said, facts, self._first_id)
+        self._said, self._seam = said, Seam(said, spent, self._first_id)
         return True
+
+    def _so_far(self, attempt: Attempt) -> tuple[str, ReplyFacts] | None:
+        """The text that the client has of the answer, and what it used; None if nobody can go on with it."""
+        facts, decoder, seam = attempt.facts, attempt.decoder, self._seam
+        if seam is not None and decoder is None:
+            return self._said, seam.before  # who should have gone on has not even begun
+        if facts is None or decoder is None or facts.tool_calls:
+            return None
+        answer = decoder.answer()
+        if answer is None:
+            return None
+        return (answer, facts) if seam is None else (self._said + seam.joined(answer), seam.spent(facts))
 
     def _flush_whole(self, attempt: Attempt) -> None:
         """Pass on what came before the cut, without the upstream's own error event."""
+        data = self._without_error(attempt)
+        if data and attempt.decoder is not None:
+            self._responder.write(self._seam.feed(data) if self._seam is not None else data)
+
+    def _without_error(self, attempt: Attempt) -> bytes:
         parts = split_events(joined(attempt.parts))
         if attempt.told:
             parts = parts[: next((i for i, part in enumerate(parts) if b'"error"' in part), len(parts))]
+            attempt.told = False
         attempt.parts.clear()
-        data = b"".join(parts)
-        if data:
-            self._responder.write(self._seam.feed(data) if self._seam is not None else data)
+        return b"".join(parts)
 
     # Endings.
 
@@ -293,21 +325,40 @@ class Exchange:
             block = _JSON + refusal.head + self._ids_block(shown or attempt)
             self._record(attempt, refusal.outcome, refusal.status, error=refusal.word)
             self._responder.reply(refusal.status, block, refusal.body)
-        elif attempt.aside is not None:
+        elif attempt.aside is not None and self._seam is None:
             # There is no adding an error event to bytes that are passed on as they come.
             self._record(attempt, refusal.outcome, 200, error=refusal.word)
             self._responder.abort()
         else:
             self._record(attempt, refusal.outcome, 200, error=refusal.word)
-            data = b"".join(attempt.parts)
-            if self._seam is not None:
-                data = self._seam.feed(data)
+            if self._seam is None:
+                data = b"".join(attempt.parts)
+            else:
+                # The first cause is what counts, whatever whoever went on says.
+                data = self._seam.feed(self._without_error(attempt)) if attempt.decoder is not None else b""
             if not attempt.told:
                 data += b"data: " + refusal.body + b"\n\n"
             self._responder.finish(data)
         self._release()
 
+    def _crashed(self, what: str) -> None:
+        """A defect of ours: there may be no event, but the caller gets an end and nothing stays taken."""
+        _log.exception(what)
+        if self._released:
+            return
+        if self._pursuit.current is not None:
+            self._pursuit.give_up()
+        if self._reservation is not None:
+            self._reservation.settle(tokens=None, usd=None)
+        if self._responder.started:
+            self._responder.abort()
+        else:
+            fault = ProxyError("Internal error.")
+            self._responder.reply(fault.status, _JSON + crossing.ids_block(self.request_id), fault.body())
+        self._release()
+
     def _release(self) -> None:
+        self._released = True
         # Cut the cycle with the responder, so that reference counting frees both at once.
         self._responder.listener = None
         self._stop_hold()

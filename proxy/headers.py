@@ -107,11 +107,16 @@ class ReplyHead:
         self.block = block
 
 
-def forwarded(headers: Mapping[bytes, bytes]) -> bytes:
-    """Block of client headers that an optimized request carries to its upstream."""
+def forwarded(headers: Mapping[bytes, bytes], *, same_body: bool = True) -> bytes:
+    """Block of client headers that an optimized request carries to its upstream.
+
+    ``same_body`` is False for attempts that ask something else than the first one did: under its idempotency key an
+    upstream would refuse them, or say again what it said.
+    """
     if _FORWARDED_NAMES.isdisjoint(headers):
         return b""
-    return b"".join([name + b": " + headers[name] + b"\r\n" for name in _FORWARDED if name in headers])
+    names = _FORWARDED if same_body else _FORWARDED[1:]
+    return b"".join([name + b": " + headers[name] + b"\r\n" for name in names if name in headers])
 
 
 def forwarded_raw(headers: Mapping[bytes, bytes]) -> bytes:

@@ -26,6 +26,7 @@ from proxy.resilience.follow_up import Move, RetryBudget, next_step
 from proxy.turn import Turn
 
 # After these the same arm may go on with its own answer; after a silence it would most likely be silent again.
+_SAME_BODY = (events.FIRST, events.RETRY)
 _CUT = (Kind.RESET, Kind.BROKEN)
 
 
@@ -130,6 +131,8 @@ class Pursuit:
     def resume(self, attempt: Attempt, failure: Failure, ask: Callable[[CompiledArm], Envelope]) -> bool:
         """Let another arm go on with an answer that was cut; ``ask`` makes the request for it. False if none can."""
         if len(self.tried) + 1 >= self._rules.attempts:
+            return False
+        if self._deadline and perf_counter() >= self._deadline:
             return False
         arms = that_continue(self._others(attempt))
         if failure.kind in _CUT:
@@ -246,7 +249,8 @@ class Pursuit:
             buffered_bytes=context.buffered_reply_bytes,
         )
         attempt.budget = budget
-        attempt.begin(crossing.forwarded(headers), headers.get(b"authorization"), self._bound(arm))
+        block = crossing.forwarded(headers, same_body=reason in _SAME_BODY)
+        attempt.begin(block, headers.get(b"authorization"), self._bound(arm))
         return attempt
 
     def _bound(self, arm: CompiledArm) -> tuple[str, float] | None:

@@ -16,7 +16,7 @@ from proxy.errors import ClientFault, CredentialsRefused, ProtocolFault, ProxyEr
 from proxy.inflate import Inflater, TooLarge
 from proxy.providers.base import ReplyFacts
 from proxy.providers.sse import event_data, split_events
-from proxy.resilience.failure import Failure, of_fault, of_status
+from proxy.resilience.failure import Failure, Kind, of_fault, of_status
 
 # What is read of an error reply, as it comes and decoded.
 ERROR_BYTES = 64 * 1024
@@ -117,8 +117,8 @@ def stream_error(facts: ReplyFacts, told: bytes) -> tuple[Failure, Refusal]:
     body = _event_with_error(told) or error_body(
         "The upstream reported an error in its stream.", kind=UpstreamFault.kind, code=word
     )
-    status = failure.status if failure.status in (429, 503) else UpstreamFault.status
-    head = crossing.retry_after(503) if status != UpstreamFault.status else b""
+    status = failure.status if failure.status in (400, 429, 503) else UpstreamFault.status
+    head = crossing.retry_after(503) if status in (429, 503) else b""
     return failure, Refusal(events.UPSTREAM_FAULT, status, body, word, head)
 
 
@@ -133,10 +133,26 @@ def _event_with_error(block: bytes) -> bytes | None:
 
 def _as_status(facts: ReplyFacts) -> Failure:
     words = f"{facts.error_type} {facts.error_code}".lower()
-    status = next((status for mark, status in _STREAM_STATUSES if mark in words), 500)
-    return of_status(
-        status, own_key=True, code=facts.error_code, kind=facts.error_type, message="", headers=(), now=0.0
-    )
+    code = facts.error_code or ""
+    if len(code) == 3 and code.isdecimal() and code[0] in "45":
+        status = int(code)
+    else:
+        status = next((status for mark, status in _STREAM_STATUSES if mark in words), 500)
+
+    def meaning(status: int) -> Failure:
+        return of_status(
+            status,
+            own_key=True,
+            code=facts.error_code,
+            kind=facts.error_type,
+            message="",
+            headers=(),
+            now=0.0,
+        )
+
+    # Words that speak of the request count for more than a status that nobody gave.
+    plain = meaning(400)
+    return plain if status == 500 and plain.kind in (Kind.CONTEXT, Kind.POLICY) else meaning(status)
 
 
 def _message_of(shaped: bytes) -> str:

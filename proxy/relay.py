@@ -74,8 +74,13 @@ class Relay:
         self.size = 0
         self.status = 0
 
-    def begin(self, pool: Pool, head: bytes, *, streamed: bool) -> None:
-        """Send ``head`` (complete, with its framing); the body follows as it arrives, or is there already."""
+    def begin(
+        self, pool: Pool, head: bytes, *, streamed: bool, bound: tuple[str, float] | None = None
+    ) -> None:
+        """Send ``head`` (complete, with its framing); the body follows as it arrives, or is there already.
+
+        ``bound`` is a deadline for the whole of a body that is there; see ``Call.limit``.
+        """
         self.sent_at = perf_counter()
         self._responder.listener = self
         if streamed:
@@ -83,7 +88,7 @@ class Relay:
             self.call.on_pause = self._responder.pause_body
             self.call.on_resume = self._responder.resume_body
         else:
-            self.call = pool.send(head, self._request.body, self)
+            self.call = pool.send(head, self._request.body, self, bound=bound)
 
     def reply_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.status = status

@@ -41,6 +41,7 @@ _EARLY_DEATHS: Final = 3
 _OPTIMIZER_PATIENCE_S: Final = 15.0
 _WORKER_GRACE_S: Final = 5.0
 _AT_ONCE_S: Final = 2.0
+_GROUP_S: Final = 0.2
 
 _log = logging.getLogger(LOGGER_NAME)
 
@@ -202,13 +203,14 @@ class Supervisor:
         return listen, slots
 
     def _make_workers(self, listen: Listen, slots: Sequence[SlotSockets]) -> Workers:
-        def command(descriptors: Sequence[int]) -> Sequence[str]:
+        def command(descriptors: Sequence[int], is_successor: bool) -> Sequence[str]:
             return self._commands.worker(
                 *("--state-dir", str(self._state.path)),
                 *[text for descriptor in descriptors for text in ("--listen-fd", str(descriptor))],
                 *("--incarnation", str(self._state.allocate_incarnation())),
                 *("--log-level", listen.log_level),
                 *("--log-style", listen.log_style),
+                *(("--successor",) if is_successor else ()),
             )
 
         return Workers(
@@ -247,6 +249,14 @@ class Supervisor:
             self._about = dict(message["about"])
         if "listen" in message and self._wanted is not None and not self._wanted.done():
             self._wanted.set_result(message["listen"])
+        if "leaving" in message:
+            # If the whole group was signalled, our own signal may still be on its way.
+            asyncio.get_running_loop().call_later(_GROUP_S, self._restart_optimizer)
+
+    def _restart_optimizer(self) -> None:
+        if not self._stop.is_set():
+            _log.info("the optimizer was asked to end by a signal: it is started again")
+            self._optimizer.send({"stop": DRAIN})
 
     def _from_worker(self, child: Child, message: Message) -> None:
         if self._workers is None:

@@ -24,7 +24,8 @@ class Workers:
 
     Args:
         slots: The sockets of each slot.
-        command: Makes a worker's command line from the descriptors it listens on.
+        command: Makes a worker's command line from the descriptors it listens on, and whether another one serves
+            there until it is ready.
         greet, on_message, on_exit: See ``Child``.
         patience_s: How long a worker may take to end, until it says itself.
     """
@@ -32,7 +33,7 @@ class Workers:
     def __init__(
         self,
         slots: Sequence[SlotSockets],
-        command: Callable[[Sequence[int]], Sequence[str]],
+        command: Callable[[Sequence[int], bool], Sequence[str]],
         *,
         greet: Callable[[Child], None],
         on_message: Callable[[Child, Message], None],
@@ -106,7 +107,7 @@ class Workers:
         if self._stopping or old not in self.current:
             return not self._stopping
         number = self.current.index(old)
-        new = self.joining = self._make(number)
+        new = self.joining = self._make(number, is_successor=True)
         self._spawn(new.keep(), new.name)
         is_ready = await new.became_ready(READY_PATIENCE_S)
         if self._stopping:
@@ -121,11 +122,11 @@ class Workers:
         self.retiring = None
         return not self._stopping
 
-    def _make(self, number: int) -> Child:
+    def _make(self, number: int, *, is_successor: bool = False) -> Child:
         descriptors = self._slots[number].descriptors
         return Child(
             f"worker-{number + 1}",
-            lambda _: self._command(descriptors),
+            lambda start: self._command(descriptors, is_successor and start == 0),
             greet=self._greet,
             on_message=self._on_message,
             on_exit=self._on_exit,

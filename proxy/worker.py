@@ -88,7 +88,9 @@ class Worker:
         self._counts = OutcomeCounts()
         self.keyring = Keyring(state.key_file, pepper=state.key_pepper, now=time)
         self._admin_pool = Pool(_optimizer_origin(str(state.optimizer_socket)), loop=loop)
-        leases = LeaseClient(self._admin_pool, token=state.worker_token, worker=incarnation)
+        # Of its own: whoever reads admin replies slowly must not stand in the way of limits.
+        self._lease_pool = Pool(_optimizer_origin(str(state.optimizer_socket)), loop=loop)
+        leases = LeaseClient(self._lease_pool, token=state.worker_token, worker=incarnation)
         self.meters = Meters(ask=leases, now=time, loop=loop)
         self.plane = self._make_plane(Random(uniform_seed).random)  # noqa: S311 - draws of a bandit, not secrets
         self._retired: list[Pool] = []
@@ -168,7 +170,7 @@ class Worker:
         if self.plane.table is not None:
             for handle in self.plane.table.handles.values():
                 handle.pool.close()
-        for pool in (*self._retired, self._admin_pool):
+        for pool in (*self._retired, self._admin_pool, self._lease_pool):
             pool.close()
         self._writer.close()
 
@@ -282,6 +284,10 @@ async def _main(options: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
     state = StateDirectory(Path(options.state_dir))
     worker = Worker(state, incarnation=options.incarnation, resolver=SecretResolver.from_process())
+    if options.successor and not worker.port_ready:
+        _log.critical("there is no routing table that this worker can use; it does not take over")
+        worker.close()
+        return 1
     link = Link.from_descriptor(options.link_fd) if options.link_fd is not None else None
     departure = Departure(worker, tell=link.send if link is not None else None)
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -329,6 +335,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--listen-fd", type=int, action="append", required=True)
     parser.add_argument("--incarnation", type=int, required=True)
     parser.add_argument("--link-fd", type=int)
+    parser.add_argument(
+        "--successor", action="store_true", help="another worker serves here until this one is ready"
+    )
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-style", default="auto")
     options = parser.parse_args(arguments)

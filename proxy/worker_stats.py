@@ -1,14 +1,29 @@
 """What a worker reports every 250 ms besides its events: ``worker.stats.v1``.
 
-Guards read these counts, so that a learner that is behind on its reading never delays a rollback. ``data``:
-``worker`` (incarnation), ``table_version`` (its acknowledgement of the table in use), ``routes``: list of
-[route, arm, side, outcome, count] since the last report, ``in_flight``, ``connections``,
-``buffered_bytes`` (request bodies and unsent replies held now), ``shed`` (requests refused so far because the loop was
-behind; they write no event each), ``evicted`` (slow readers cut so far because memory was short), ``upstreams``:
-{name: [busy, idle, waiting]}, ``lost``: {reason: count so far}, ``refused_tables``, ``guarded``,
-``breakers``: list of [upstream, model id, ``closed|half_open|open``, times opened since the worker began] of those
-that are not closed or once were not, ``loop_lag_ms`` (largest since the last report), ``rss_bytes``, ``cpu_s``,
-``uptime_s``.
+Guards read these counts, so that a learner that is behind on its reading never delays a rollback. The fields of
+``data``; "so far" counts from the worker's start:
+
+- ``worker``: the incarnation
+- ``table_version``: of the table in use, which acknowledges it
+- ``routes``: list of [route, arm, side, outcome, count] since the last report
+- ``in_flight``: requests that are being answered
+- ``connections``: of clients, open now
+- ``buffered_bytes``: request bodies and unsent replies that are held now
+- ``shed``: requests refused so far because the loop was behind; they write no event each
+- ``evicted``: slow readers cut so far because memory was short
+- ``upstreams``: {name: [busy, idle, waiting]}
+- ``lost``: {reason: lines so far that could not be logged}
+- ``log``: {``diverted``: 1 while the disk is so slow that lines wait, else 0; ``diversions``: how often so far;
+  ``queued_bytes``: what waits now}
+- ``refused_tables``: routing tables refused so far
+- ``refused_key_files``: client key files refused so far
+- ``guarded``: whether the optimizer is alive, as far as this worker can see
+- ``breakers``: list of [upstream, model id, ``closed|half_open|open``, times opened so far] of those that are not
+  closed or once were not
+- ``loop_lag_ms``: largest since the last report
+- ``uptime_s``: age of the worker
+- ``rss_bytes``: resident memory
+- ``cpu_s``: CPU time so far
 """
 
 import os

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from optimizer.keys import PREFIX, ClientKey, KeyFileRefused, KeyRow, decode_keys, digest_of, well_formed
-from proxy.errors import ClientFault
+from proxy.errors import ClientFault, Unavailable
 from proxy.headers import CLIENT_KEY, PIN
 
 _AUTHORIZATION: Final = b"authorization"
@@ -36,10 +36,13 @@ class KeyRefused(ClientFault):
 
 
 class Keyring:
-    """The keys that are valid here. ``required`` follows the table in use; ``refused`` counts bad files by reason."""
+    """The keys that are valid here. ``refused`` counts bad files by reason.
+
+    ``required`` follows the table in use; None while there is none, and nobody is let in who may have to be kept out.
+    """
 
     def __init__(self, path: Path, *, pepper: bytes, now: Callable[[], float]) -> None:
-        self.required = False
+        self.required: bool | None = None
         self.refused: Counter[str] = Counter()
         self._path = path
         self._pepper = pepper
@@ -82,7 +85,10 @@ class Keyring:
 
         Raises:
             KeyRefused: For any other reason than a valid key being there.
+            Unavailable: When it is not known yet whether a key is asked for.
         """
+        if self.required is None:
+            raise Unavailable("The proxy is starting and has no configuration yet. Try again soon.")
         try:
             if self.required:
                 return self._owner(_take_out(headers))

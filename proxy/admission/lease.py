@@ -3,8 +3,8 @@
 Invariant: a lease lowers itself to what it is going to keep before it says so, and is raised only by a grant.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 from optimizer.lease_terms import LARGEST, NANO, RATES, Claim, Grant, nano
 from optimizer.routing import Quota
@@ -13,6 +13,16 @@ from proxy.admission.rate_limited import Limited, ratelimit_headers
 NEVER: Final = -(1 << 62)
 AMOUNT_OF: Final[Mapping[str, int]] = {"requests": 0, "tokens": 1, "usd_day": 2, "usd_month": 2}
 """Which of (requests, tokens, nano-dollars) a measure counts."""
+
+
+class Clockwork(Protocol):
+    """What is needed of an event loop."""
+
+    def time(self) -> float: ...
+
+    def call_soon(self, callback: Callable[[], object], /) -> Any: ...
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Any: ...
 
 
 class Meter:

@@ -6,24 +6,39 @@ requests under way have reserved, what was used. The invariants:
 - A request reserves at all of its meters or at none, in one step, so no interleaving of requests spends a lease twice.
 - ``free + reserved + used`` never exceeds what the optimizer has recorded for this worker, unless replies cost more
   than was reserved for them or requests were let through without an answer; both are reported and counted.
-- A request waits at most ``AWAIT_S`` for the optimizer; what happens then is decided by the settings.
+- A request waits at most ``AWAIT_S`` for the optimizer; what happens then is decided by the settings. Where they say
+  refuse and the optimizer is only late, it waits up to ``PATIENCE_S``: a wrong refusal costs more than the wait.
 
 Nothing here awaits. A clock that is set makes another window current; what a window has seen stays seen.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from math import inf
+from typing import Final, Protocol
 
 from optimizer.lease_terms import MAX_CLAIMS, RATES, Claim, Grant, Windows, nano, windows
 from optimizer.routing import Quota
-from proxy.admission.lease import AMOUNT_OF, NEVER, Meter, Parts, header_lines, limited, limits_of, unit
+from proxy.admission.lease import (
+    AMOUNT_OF,
+    NEVER,
+    Clockwork,
+    Meter,
+    Parts,
+    header_lines,
+    limited,
+    limits_of,
+    unit,
+)
 from proxy.admission.rate_limited import RateLimited, away, exceeded
+from proxy.admission.reservation import Reservation
 
 __all__ = ["Ask", "Clockwork", "Meters", "RateLimited", "Reservation"]
 
 AWAIT_S: Final = 0.004
 GRACE_S: Final = 0.001
+# Of a request that would be refused although nobody said that its limit is used up.
+PATIENCE_S: Final = 0.25
 """Together 5 ms is what a request may be held up."""
 REFRESH_S: Final = 0.5
 """How soon what a worker holds and does not need goes back to where others can have it."""
@@ -38,8 +53,8 @@ AHEAD: Final = 16
 KEPT_SHARE: Final = 256
 """At rest a lease is at most this part of what nobody holds."""
 FRESH_AFTER_S: Final = 3600.0
-"""After such a pause a meter comes back as a new holder, long before the optimizer merges old ones."""
-
+"""After such a pause a meter comes back as a new holder, and a quiet worker is heard of again, long before the
+optimizer merges what those left that are gone."""
 
 _log = logging.getLogger("llm_optimizer.limits")
 
@@ -53,16 +68,6 @@ class Ask(Protocol):
         """Send; ``answer`` is called once, later, with one entry per claim, or with None when there is no answer."""
 
 
-class Clockwork(Protocol):
-    """What is needed of an event loop."""
-
-    def time(self) -> float: ...
-
-    def call_soon(self, callback: Callable[[], object], /) -> Any: ...
-
-    def call_later(self, delay: float, callback: Callable[[], object], /) -> Any: ...
-
-
 class _Account:
     """A subject's meters in the current windows."""
 
@@ -72,49 +77,6 @@ class _Account:
         self.quota = quota
         self.windows = current
         self.meters = meters  # with the index of the amount that each counts
-
-
-class Reservation:
-    """What one request has reserved. Ends with exactly one ``settle`` or ``cancel``; later calls do nothing."""
-
-    __slots__ = ("_is_open", "_meters", "_parts")
-
-    def __init__(self, meters: "Meters", parts: Parts) -> None:
-        self._meters = meters
-        self._parts = parts
-        self._is_open = True
-
-    @property
-    def headers(self) -> bytes:
-        """Header lines about the tightest rate limits, as OpenAI spells them; empty when there is none."""
-        return header_lines(self._parts, self._meters.now())
-
-    def settle(self, *, tokens: int | None, usd: float | None) -> None:
-        """Charge what it really was, and give the rest back; None is unknown and charges what was reserved."""
-        if not self._is_open:
-            return
-        self._is_open = False
-        charged = (1, tokens, None if usd is None else nano(usd))
-        for meter, amount in self._parts:
-            actual = charged[AMOUNT_OF[meter.measure]]
-            cost = amount if actual is None else max(0, actual)
-            meter.reserved -= amount
-            meter.used += cost
-            meter.free += amount - cost
-            if not meter.touched:
-                self._meters.touch(meter)
-
-    def cancel(self) -> None:
-        """Nothing was sent upstream: everything goes back."""
-        if not self._is_open:
-            return
-        self._is_open = False
-        for meter, amount in self._parts:
-            meter.reserved -= amount
-            meter.free += amount
-            meter.spent -= amount
-            if not meter.touched:
-                self._meters.touch(meter)
 
 
 Resume = Callable[[Reservation | RateLimited], None]
@@ -154,7 +116,8 @@ class Meters:
         self._quiet_until = 0.0
         self._sending = False
         self._ticking = False
-        self._timing = False
+        self._next_look = inf
+        self._beating = False
         self._closed = False
 
     def admit(
@@ -232,6 +195,8 @@ class Meters:
         for meter in known.values():  # no limit any more
             self._retire(meter)
         account = self._accounts[subject] = _Account(quota, self._windows, meters)
+        if not self._beating:
+            self._beat()
         return account
 
     def _meter(self, known: Meter | None, subject: str, measure: str, limit: int) -> Meter:
@@ -292,14 +257,27 @@ class Meters:
             if meter not in self._queued:
                 meter.chunk = min(meter.limit, max(2 * meter.chunk, AHEAD * amount))
                 self._renew(meter)
-        if self._closed or self._is_away or self._is_overdue or clock < self._blind_until:
+        refuses = self._refuses_alone(parts)
+        is_blind = self._is_overdue or clock < self._blind_until
+        if self._closed or self._is_away or (is_blind and not refuses):
             return self._alone(parts)
-        self._waiting.append(_Waiter(parts, resume, clock + AWAIT_S))
+        due = clock + (PATIENCE_S if refuses else AWAIT_S)
+        self._waiting.append(_Waiter(parts, resume, due))
         self._send_soon()
-        if not self._timing:
-            self._timing = True
-            self._loop.call_later(AWAIT_S, self._due)
+        self._look_at(due, clock)
         return None
+
+    def _refuses_alone(self, parts: Parts) -> bool:
+        """Whether the request would be refused for want of an answer, not for want of what it asks for."""
+        return any(
+            meter.free < amount and not (self.rates_open if meter.measure in RATES else self.budgets_open)
+            for meter, amount in parts
+        )
+
+    def _look_at(self, due: float, clock: float) -> None:
+        if due < self._next_look:
+            self._next_look = due
+            self._loop.call_later(max(0.0, due - clock), self._due)
 
     def _alone(self, parts: Parts) -> Reservation | RateLimited:
         """Decide without the optimizer's answer.
@@ -331,16 +309,15 @@ class Meters:
         self._loop.call_later(GRACE_S, self._decide_late)
 
     def _decide_late(self) -> None:
-        self._timing = False
+        self._next_look = inf
         clock = self._loop.time()
         late = self._drop_waiting(lambda waiter: waiter.due <= clock)
         if late and self._flight is not None:
             self._is_overdue = True
             self._misses += 1
             self._blind_until = clock + min(LONGEST_BLIND_S, FIRST_BLIND_S * 2 ** min(self._misses - 1, 8))
-        if self._waiting and not self._timing:
-            self._timing = True
-            self._loop.call_later(max(0.0, self._waiting[0].due - clock), self._due)
+        if self._waiting:
+            self._look_at(min(waiter.due for waiter in self._waiting), clock)
         for waiter in late:
             self._resume(waiter, self._alone(waiter.parts))
 
@@ -362,14 +339,17 @@ class Meters:
         for waiter in waiting:
             lacking = [(meter, amount) for meter, amount in waiter.parts if meter.free < amount]
             asked = [(meter, amount) for meter, amount in lacking if waiter.asked and meter in answered]
+            denied = next(((meter, amount) for meter, amount in asked if meter.remaining < amount), None)
             if not lacking:
                 self._resume(waiter, self._take(waiter.parts))
             elif not asked:
                 rest.append(waiter)
             elif any(answered[meter] is None for meter, _ in asked):
                 self._resume(waiter, self._alone(waiter.parts))
+            elif denied is None:
+                rest.append(waiter)  # others were quicker, and there is more where that came from
             else:
-                meter, amount = asked[0]
+                meter, amount = denied
                 meter.denied = amount
                 meter.denied_until = self._loop.time() + DENIAL_S
                 self._resume(waiter, self._refusal(waiter.parts, meter, amount))
@@ -477,6 +457,15 @@ class Meters:
             self._send_soon()
             if not self._touched:
                 self._retry_later()
+
+    def _beat(self) -> None:
+        """Be heard of, even if there is nothing to say."""
+        if self._closed:
+            return
+        if self._beating and self._flight is None:
+            self._ask.ask((), lambda _: None)
+        self._beating = True
+        self._loop.call_later(FRESH_AFTER_S, self._beat)
 
     def _retry_later(self) -> None:
         """While the optimizer is away, what is queued must not wait for the next request."""

@@ -41,6 +41,8 @@ from proxy.config.problems import Findings, KeyPath, suggest
 _BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
 _PASSTHROUGH_ALL = "/v1/"
+# Where callers may put a client key; it is taken out before anything else is looked at.
+_KEY_HEADERS = frozenset(("authorization", "x-api-key", "api-key", "x-llm-optimizer-key"))
 _OURS = {"chat": "/v1/chat/completions"} | {name: f"/v1/{name}" for name in ENDPOINTS if name != "chat"}
 
 
@@ -215,6 +217,13 @@ def _access(file: File, upstreams: UpstreamCompiler, findings: Findings) -> Acce
                 ("upstreams", upstream.name, "auth"),
                 "client keys are never passed on: callers send theirs as x-llm-optimizer-key, and the Authorization "
                 "that this upstream expects beside it.",
+            )
+    for name, route in file.routes.items() if block.client_keys else ():
+        if route.sticky is not None and (route.sticky.header or "").lower() in _KEY_HEADERS:
+            findings.problem(
+                ("routes", name, "sticky", "header"),
+                "holds the client's key (access.client_keys), which nothing else may see; choose another header, "
+                "or `sticky: user`.",
             )
     return Access(
         health_open=file.admin.health_open,

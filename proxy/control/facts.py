@@ -1,12 +1,14 @@
 """Gathers what a scrape and the health page show, from the parts that know it."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from optimizer.arm_report import selection_report
 from proxy.control.core import Core
 from proxy.control.metrics.exposition import ConfigFacts, Facts
+from proxy.control.metrics.limits import LimitFacts, limit_facts
 from proxy.control.product import product_version
 
 if TYPE_CHECKING:
@@ -14,7 +16,21 @@ if TYPE_CHECKING:
 
 _FEEDBACK = "feedback_"
 # Shown from the start, so that a first failure is an increase and not a new series.
-_FEEDBACK_RESULTS = ("accepted", "learned", "repeated", "late", "unknown_request", "unknown_metric")
+FEEDBACK_RESULTS: Final = (
+    *("accepted", "learned", "repeated", "late", "too_many_sources", "out_of_range"),
+    *("unknown_request", "unknown_metric", "not_optimized", "not_completed", "continued", "on_failure"),
+    *("dropped", "expired"),
+)
+KAFKA_GAUGES: Final = ("up", "lag_bytes")
+KAFKA_COUNTERS: Final = ("delivered", "retried", "dead_lettered", "errors")
+INGEST_ERRORS: Final = (
+    "torn",
+    "invalid",
+    "dropped_segments",
+    "read_errors",
+    "consumer_errors",
+    "step_errors",
+)
 
 
 class FactSource:
@@ -52,7 +68,10 @@ class FactSource:
             ingest_lag_s=now - marks.caught_up_at if marks.lag_bytes else 0.0,
             ingest_lag_bytes=marks.lag_bytes,
             ingest_events=core.ingest.counts["events"],
-            task_deaths=dict(runtime.tasks.deaths),
+            ingest_errors={reason: core.ingest.counts[reason] for reason in INGEST_ERRORS},
+            log_diversions=core.journal.writer.diversions,
+            limits=self._limits(),
+            task_deaths=self._task_deaths(),
             tasks_down=len(runtime.tasks.down),
             kafka=gauges,
             kafka_counters=counters,
@@ -68,12 +87,18 @@ class FactSource:
 
     def _feedback(self) -> dict[str, int]:
         counts = self._core.ingest.learner.counts
-        found = {
-            name.removeprefix(_FEEDBACK): count
-            for name, count in counts.items()
-            if name.startswith(_FEEDBACK)
-        }
-        return dict.fromkeys(_FEEDBACK_RESULTS, 0) | found
+        return {result: counts[_FEEDBACK + result] for result in FEEDBACK_RESULTS}
+
+    def _task_deaths(self) -> Counter[str]:
+        # Reloads are numbered, and a label for each would be one too many.
+        deaths: Counter[str] = Counter()
+        for name, count in self._runtime.tasks.deaths.items():
+            deaths[name.rstrip("0123456789").rstrip("-")] += count
+        return deaths
+
+    def _limits(self) -> LimitFacts:
+        leases, settings = self._core.leases, self._core.configuration.settings
+        return limit_facts(leases.meters(), settings.routes, unstored=leases.unstored)
 
     def _lost(self) -> dict[str, int]:
         lost = dict(self._core.journal.writer.lost)
@@ -85,7 +110,6 @@ class FactSource:
         for sink in self._runtime.shipping.sinks:
             if sink.name == "kafka":
                 stats: dict[str, Any] = asdict(sink.stats)
-                gauges = {name: float(stats[name]) for name in ("up", "lag_bytes")}
-                counted = ("delivered", "retried", "dead_lettered", "errors")
-                return gauges, {name: float(stats[name]) for name in counted}
+                gauges = {name: float(stats[name]) for name in KAFKA_GAUGES}
+                return gauges, {name: float(stats[name]) for name in KAFKA_COUNTERS}
         return None, None

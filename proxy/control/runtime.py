@@ -77,6 +77,7 @@ class Runtime:
         self.stopping = asyncio.Event()
         self.exit_status = 0
         self._asked_reloads = 0
+        self._signals = 0
         self._reloading = asyncio.Lock()
         self._runner: web.AppRunner | None = None
         self._syncer = LogSyncer([core.state.log_directory, core.state.index_directory])
@@ -147,7 +148,7 @@ class Runtime:
         """Serve until told to stop or until the supervisor is gone; the exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stopping.set)
+            loop.add_signal_handler(number, self._on_signal, link)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         if link is not None:
             link.attach(loop, on_message=self._on_message, on_end=self.stopping.set)
@@ -176,6 +177,15 @@ class Runtime:
         if before.settings.kafka != self.core.configuration.settings.kafka:
             await self._stop_sinks()
             self._start_sinks()
+
+    def _on_signal(self, link: Link | None) -> None:
+        """Ask the supervisor to end this process; without one, or asked again, just end.
+
+        Service managers signal every process of a group, and workers that drain still need their leases renewed.
+        """
+        self._signals += 1
+        if link is None or self._signals > 1 or not link.send({"leaving": True}):
+            self.stopping.set()
 
     def _on_message(self, message: Message) -> None:
         if message.get("stop"):

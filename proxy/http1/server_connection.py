@@ -145,6 +145,8 @@ class ServerConnection(asyncio.Protocol):
         if self._current is None and not self._write_paused:
             if self._phase != _CLOSING:
                 self._begin(responder)
+            elif responder.held:
+                responder.let_go(self)
         else:
             self._queue.append(responder)
 
@@ -165,8 +167,9 @@ class ServerConnection(asyncio.Protocol):
     def finished(self, responder: HttpResponder) -> None:
         """The reply is written: go on with what waits, or close."""
         self._detach(responder)
-        if not responder.keep:
-            self._close(linger=responder.body_open or bool(self._held))
+        if not responder.keep or self.state.closing_replies:
+            # A stream that began before the drain could not say so in its head.
+            self._close(linger=responder.body_open or bool(self._held) or responder.keep)
             return
         if self._reading_paused:
             self._resume_reading()

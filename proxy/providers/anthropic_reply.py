@@ -11,7 +11,7 @@ import orjson
 
 from proxy.envelope import Envelope
 from proxy.errors import error_body
-from proxy.providers.base import REPORTED, ReplyFacts
+from proxy.providers.base import MOST_TOKENS, REPORTED, ReplyFacts
 from proxy.providers.event_stream import EventStreamDecoder
 from proxy.providers.shape import items_of, object_of, text_of
 from proxy.providers.sse import event_data, split_events
@@ -56,10 +56,10 @@ class Usage:
             "cache_creation_input_tokens",
         ):
             value = usage.get(name)
-            if type(value) is int and value >= 0:
+            if type(value) is int and 0 <= value < MOST_TOKENS:
                 self.counts[name] = value
         hour = object_of(usage.get("cache_creation")).get("ephemeral_1h_input_tokens")
-        if type(hour) is int and hour >= 0:
+        if type(hour) is int and 0 <= hour < MOST_TOKENS:
             self.counts["1h"] = hour
 
     def fill(self, facts: ReplyFacts) -> None:

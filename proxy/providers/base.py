@@ -183,6 +183,8 @@ class Codec(Protocol):
         ...
 
 
+# No reply has as many; sums of what is below can still be written as JSON.
+MOST_TOKENS: Final = 2**53
 # Events of the responses API carry the whole answer, pictures included; beyond this it is no event stream.
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 # ``facts.error_type`` of a stream with such an event.

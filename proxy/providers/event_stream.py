@@ -112,7 +112,8 @@ class EventStreamDecoder:
         """What came after the last whole event."""
         rest = bytes(self._pending)
         self._pending.clear()
-        return self._readable(rest) if rest else b""
+        # With the blank line that it lacks, or what follows would become a part of it.
+        return self._readable(rest.rstrip(b"\r\n") + b"\n\n") if rest.strip() else rest
 
     def _readable(self, block: bytes) -> bytes:
         """``block`` without the events that no client could read."""

@@ -122,6 +122,9 @@ def _merged(doc: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 def _read_reply(envelope: Envelope, body: bytes, facts: ReplyFacts) -> None:
     if len(body) > PARSE_BYTES or (envelope.endpoint == EMBEDDINGS and len(body) > _EDGE_BYTES):
+        if not body[-_EDGE_BYTES:].rstrip().endswith(b"}"):
+            facts.error_type = "invalid_reply"
+            return
         if _read_edges(body, facts):
             return
         if len(body) > PARSE_BYTES:

@@ -153,7 +153,9 @@ class ChatStreamDecoder(OpenAIStreamDecoder):
 
     def _count_all(self, data: bytes) -> None:
         self._count(data, self._answer, answer=True)
-        if b'arguments":"' in data and self._count(data, b'arguments":"', answer=False):
+        if b'arguments":"' in data:
+            # A call may begin without any.
+            self._count(data, b'arguments":"', answer=False)
             self.facts.tool_calls = True
         if b'reasoning":"' in data:
             self._count(data, b'reasoning":"', answer=False)

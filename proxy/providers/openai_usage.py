@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from proxy.errors import error_body
-from proxy.providers.base import REPORTED, ReplyFacts
+from proxy.providers.base import MOST_TOKENS, REPORTED, ReplyFacts
 from proxy.providers.shape import object_of
 
 
@@ -100,4 +100,4 @@ def _read_error(status: int, body: bytes) -> tuple[str, str, str | None, bool]:
 
 
 def _count(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value < MOST_TOKENS else None

@@ -9,16 +9,18 @@ from typing import Final
 import orjson
 
 _BOUNDARY: Final = re.compile(rb"\n\r?\n|\r\r")
+_ENDS: Final = (b"\n\n", b"\n\r\n", b"\r\r")
 _LINE: Final = re.compile(rb"\r\n|\n|\r")
 
 
 def complete_length(buffer: bytes | bytearray, start: int = 0) -> int:
     """The length of the part of ``buffer`` that holds whole events; ends are searched from ``start`` on."""
-    plain = buffer.rfind(b"\n\n", start)
-    carriage = buffer.rfind(b"\n\r\n", start)
-    if plain < 0 and carriage < 0:
-        return buffer.rfind(b"\r\r", start) + 2 if buffer.rfind(b"\r\r", start) >= 0 else 0
-    return max(plain + 2, carriage + 3) if carriage >= 0 else plain + 2
+    length = 0
+    for end in _ENDS:
+        at = buffer.rfind(end, start)
+        if at >= 0:
+            length = max(length, at + len(end))
+    return length
 
 
 def split_events(block: bytes) -> list[bytes]:

@@ -144,7 +144,12 @@ async def test_back_pressure_at_the_terminal_event_does_not_park_the_connection(
         (STREAM, whole(b'{"choices":[]}'), 502, "upstream_fault"),
         (STREAM, whole(delta() + delta(finish="stop") + DONE, b"x-no: content-type"), 200, "completed"),
         (STREAM, whole(delta(finish="stop") + DONE, b"content-type: Text/Event-Stream"), 200, "completed"),
-        (HELLO, whole(delta(finish="stop") + DONE, b"content-type: text/event-stream"), 200, "completed"),
+        (
+            HELLO,
+            whole(delta(finish="stop") + DONE, b"content-type: text/event-stream"),
+            502,
+            "upstream_fault",
+        ),
         (STREAM, whole(delta() + DONE), 502, "upstream_fault"),
         (HELLO, whole(b"{}" * 10, b"content-type: a", status=b"999 Odd"), 503, "upstream_fault"),
         (HELLO, whole(b'{"a":' + b"1" * 300_000 + b',"usage": {nonsense}}'), 502, "upstream_fault"),

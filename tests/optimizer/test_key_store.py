@@ -191,6 +191,21 @@ def test_a_database_that_refuses_can_not_keep_a_key_alive(shelf):
     assert shelf.store.get(key.id).revoked_at == NOW
 
 
+def test_a_restart_does_not_revive_what_only_the_key_file_knows_to_be_revoked(shelf):
+    """The database refused, nobody asked again, the process ended: the key stays dead, and is saved as such."""
+    _, key = shelf.store.create(Grant(name="ci"))
+    with Locked(shelf), pytest.raises(KeyStoreFault):
+        shelf.store.revoke(key.id)
+
+    shelf.now += 5
+    shelf.reopen()
+
+    assert shelf.published()[key.id].revoked_at == NOW
+    shelf.key_file.unlink()
+    shelf.reopen()
+    assert shelf.store.get(key.id).revoked_at == NOW
+
+
 def test_a_key_file_that_can_not_be_written_is_told_and_tried_again(shelf):
     """A revocation that workers did not hear of is no success."""
     _, key = shelf.store.create(Grant(name="ci"))

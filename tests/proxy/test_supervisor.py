@@ -302,6 +302,21 @@ async def test_a_worker_that_is_signalled_itself_is_replaced(tmp_path: Path) -> 
     assert after["workers"][1] == before["workers"][1]
 
 
+async def test_an_optimizer_that_is_signalled_itself_is_started_again(tmp_path: Path) -> None:
+    """It says so and is asked to end in order; the workers stay."""
+    stage = build(tmp_path, leave=True)
+    async with running(stage):
+        await until(lambda: stage.lines)
+        before = stage.pids()
+
+        os.kill(before["optimizer"], signal.SIGUSR1)
+        await until(lambda: stage.pids()["optimizer"] not in (None, before["optimizer"]))
+        await gone(before["optimizer"])
+
+        assert stage.pids()["workers"] == before["workers"]
+        assert ["optimizer", before["optimizer"], "end"] in [line[:3] for line in stage.journal()]
+
+
 async def test_sighup_asks_the_optimizer_to_reload(tmp_path: Path) -> None:
     """The signal becomes one message on the optimizer's link."""
     stage = build(tmp_path)

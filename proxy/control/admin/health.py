@@ -2,12 +2,15 @@
 
 import asyncio
 import datetime
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from aiohttp import web
 
 from proxy.control.admin.endpoint import Call, answer
 from proxy.control.metrics import exposition
+from proxy.control.metrics.faults import breaker_rows
+from proxy.resilience.breaker import CLOSED
 
 HEALTHY: Final = "healthy"
 DEGRADED: Final = "degraded"
@@ -36,11 +39,14 @@ async def detailed(call: Call) -> web.StreamResponse:
         if facts.now - seen.at <= _WORKER_FRESH_S
     }
     kafka = facts.kafka
+    tripped = _tripped(fresh.values())
     components = {
         "optimizer": DEGRADED if facts.tasks_down else HEALTHY,
         "workers": HEALTHY if fresh else DEGRADED,
         "learning": HEALTHY if facts.ingest_lag_s < _LAG_S else DEGRADED,
         "event_log": DEGRADED if core.journal.writer.lost else HEALTHY,
+        "breakers": DEGRADED if tripped else HEALTHY,
+        "limits": DEGRADED if facts.limits.unstored else HEALTHY,
         "configuration": HEALTHY if facts.config.last_successful else DEGRADED,
         "kafka": "off" if kafka is None else HEALTHY if kafka["up"] else DEGRADED,
     }
@@ -67,11 +73,24 @@ async def detailed(call: Call) -> web.StreamResponse:
                 "events": facts.ingest_events,
             },
             "event_log": {"bytes": facts.log_bytes, "lost": dict(facts.lost)},
+            "breakers": tripped,
+            "limits": {"unstored_reports": facts.limits.unstored},
             "workers": {name: _worker(data) for name, data in fresh.items()},
             "task_deaths": dict(facts.task_deaths),
             "kafka": {**(kafka or {}), **(facts.kafka_counters or {})},
         }
     return answer(document)
+
+
+def _tripped(reports: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Breakers that are not closed, in the states in which workers have them."""
+    rows = {
+        (upstream, model, state)
+        for report in reports
+        for upstream, model, state, _ in breaker_rows(report.get("breakers"))
+        if state != CLOSED
+    }
+    return [{"upstream": upstream, "model": model, "state": state} for upstream, model, state in sorted(rows)]
 
 
 def _worker(data: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from optimizer.arm_report import ArmReport, Estimate
 from optimizer.events import COMPLETED
 from optimizer.settings import CustomMetric
 from proxy.control.metrics.faults import STATE_VALUES, breaker_rows
+from proxy.control.metrics.limits import LimitFacts
 from proxy.control.metrics.observer import MetricsObserver
 from proxy.control.metrics.totals import NONE, TOKEN_KINDS, ArmLabels, ArmTotals, Histogram
 
@@ -31,6 +32,18 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX: Final = "llm_optimizer_"
 _ARM: Final = ("route", "arm", "model")
 _WORKER_FRESH_S: Final = 6.0
+
+LOSS_REASONS: Final = ("disk_full", "io_error", "cap", "queue_full", "removed")
+"""Why the writer of a log could not keep a line."""
+
+KAFKA: Final[Mapping[str, str]] = {
+    "up": "Whether Kafka is connected.",
+    "lag_bytes": "Bytes of the log that were not shipped to Kafka.",
+    "delivered": "Events that Kafka has confirmed.",
+    "retried": "Events sent to Kafka again because nobody knew whether they had arrived.",
+    "dead_lettered": "Events that Kafka can never take and that were put aside.",
+    "errors": "Attempts to connect or deliver to Kafka that failed.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +74,9 @@ class Facts:
     ingest_lag_s: float = 0.0
     ingest_lag_bytes: int = 0
     ingest_events: int = 0
+    ingest_errors: Mapping[str, int] = field(default_factory=dict)
+    log_diversions: int = 0
+    limits: LimitFacts = field(default_factory=LimitFacts)
     task_deaths: Mapping[str, int] = field(default_factory=dict)
     tasks_down: int = 0
     kafka: Mapping[str, float] | None = None
@@ -86,6 +102,7 @@ def collect(observer: MetricsObserver, facts: Facts) -> list[Metric]:
         *_arm_families(facts),
         *_estimate_families(facts),
         *_custom_families(observer, facts),
+        *_limit_families(facts.limits),
         *_pipeline_families(observer, facts),
         *_config_families(observer, facts),
         *_worker_families(observer, facts),
@@ -213,8 +230,8 @@ def _estimate_families(facts: Facts) -> Iterator[Metric]:
     labels = ("route", "arm", "signal")
     families = {
         "mean": _gauge("posterior_mean", "Posterior mean of a signal.", labels),
-        "low": _gauge("posterior_low", "Lower end of the 95 % interval.", labels),
-        "high": _gauge("posterior_high", "Upper end of the 95 % interval.", labels),
+        "low": _gauge("posterior_low", "Lower end of the 95 % interval of a signal.", labels),
+        "high": _gauge("posterior_high", "Upper end of the 95 % interval of a signal.", labels),
     }
     for route, reports in facts.reports.items():
         for report in reports:
@@ -252,11 +269,53 @@ def _custom_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metric
         yield family
 
 
+def _limit_families(limits: LimitFacts) -> Iterator[Metric]:
+    labels = ("route", "measure", "window")
+    for index, (name, text) in enumerate(
+        (
+            ("route_limit", "Limit of a route in the present window, in requests, tokens or USD."),
+            ("route_limit_granted", "What workers were granted of a route's limit, including what is used."),
+            ("route_limit_used", "What is used of a route's limit."),
+        )
+    ):
+        family = _gauge(name, text, labels)
+        for key, standing in limits.routes.items():
+            family.add_metric(key, standing[index])
+        yield family
+    for name, text, counts in (
+        ("key_limits", "Limits of client keys that were asked for in the present window.", limits.keys),
+        (
+            "key_limits_exhausted",
+            "Limits of client keys that are used up in the present window.",
+            limits.exhausted_keys,
+        ),
+    ):
+        family = _gauge(name, text, labels[1:])
+        for kind, count in counts.items():
+            family.add_metric(kind, count)
+        yield family
+    unstored = _counter(
+        "limit_reports_unstored",
+        "Reports of workers on limits that could not be stored; budgets grant nothing then.",
+    )
+    unstored.add_metric((), limits.unstored)
+    yield unstored
+
+
 def _pipeline_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metric]:
     lost = _counter("events_lost", "Events that could not be logged, by reason.", ("reason",))
-    for reason in sorted({"disk_full", "cap", *observer.lost, *facts.lost}):
+    for reason in sorted({*LOSS_REASONS, *observer.lost, *facts.lost}):
         lost.add_metric((reason,), observer.lost[reason] + facts.lost.get(reason, 0))
     yield lost
+    diversions = _counter("log_diversions", "How often a disk was so slow that lines of the log had to wait.")
+    diversions.add_metric((), observer.worker_counts["diversions"] + facts.log_diversions)
+    yield diversions
+    errors = _counter(
+        "ingest_errors", "What the reader of the log had to leave out, and steps that failed.", ("reason",)
+    )
+    for reason, count in facts.ingest_errors.items():
+        errors.add_metric((reason,), count)
+    yield errors
     feedback = _counter("feedback", "Feedback by what became of it.", ("result",))
     for result, count in facts.feedback.items():
         feedback.add_metric((result,), count)
@@ -265,7 +324,7 @@ def _pipeline_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metr
     for task, count in facts.task_deaths.items():
         deaths.add_metric((task,), count)
     yield deaths
-    read = _counter("events_read", "Events that this optimizer process has read from the log.")
+    read = _counter("events_read", "Events that were read from the log.")
     read.add_metric((), facts.ingest_events)
     yield read
     for name, text, value in (
@@ -273,7 +332,11 @@ def _pipeline_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metr
         ("ingest_lag_seconds", "Age of the oldest event that is not learned from.", facts.ingest_lag_s),
         ("ingest_lag_bytes", "Bytes of the log that are not learned from.", facts.ingest_lag_bytes),
         ("table_version", "Version of the published routing table.", facts.table_version),
-        ("table_published_timestamp_seconds", "When it was published.", facts.table_published_at),
+        (
+            "table_published_timestamp_seconds",
+            "When the routing table was published, Unix time.",
+            facts.table_published_at,
+        ),
         ("optimizer_up", "Whether the optimizer process answers.", 1),
     ):
         yield _single(name, text, value)
@@ -289,7 +352,9 @@ def _config_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metric
         "config_last_reload_successful", "Whether the last reload was accepted.", int(config.last_successful)
     )
     yield _single(
-        "config_last_reload_success_timestamp_seconds", "When one was last accepted.", config.last_success_at
+        "config_last_reload_success_timestamp_seconds",
+        "When a reload was last accepted, Unix time.",
+        config.last_success_at,
     )
     info = InfoMetricFamily(_PREFIX + "config", "The configuration in use.")
     info.add_metric((), {"hash": config.config_hash, "generation": str(config.generation)})
@@ -302,40 +367,70 @@ def _config_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metric
 def _worker_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metric]:
     names = {
         "rss_bytes": ("worker_rss_bytes", "Resident memory of a worker.", 1.0),
+        "buffered_bytes": (
+            "worker_buffered_bytes",
+            "Request bodies and unsent replies that a worker holds.",
+            1.0,
+        ),
         "in_flight": ("worker_in_flight", "Requests that a worker is answering.", 1.0),
         "connections": ("worker_connections", "Client connections of a worker.", 1.0),
         "loop_lag_ms": ("worker_loop_lag_seconds", "Worst delay of a worker's event loop lately.", 0.001),
         "table_version": ("worker_table_version", "Version of the routing table that a worker uses.", 1.0),
         "refused_tables": ("worker_refused_tables", "Routing tables that a worker refused.", 1.0),
+        "refused_key_files": ("worker_refused_key_files", "Client key files that a worker refused.", 1.0),
+        "guarded": ("worker_guarded", "Whether a worker sees an optimizer that is alive.", 1.0),
+        "diverted": (
+            "worker_log_diverted",
+            "Whether a worker's events wait in memory because the disk is slow.",
+            1.0,
+        ),
+        "queued_bytes": (
+            "worker_log_queued_bytes",
+            "Events of a worker that wait in memory to be logged.",
+            1.0,
+        ),
         "uptime_s": ("worker_uptime_seconds", "Age of a worker.", 1.0),
     }
     up = _gauge("worker_up", "Whether a worker has reported lately.", ("worker",))
     families = {key: _gauge(name, text, ("worker",)) for key, (name, text, _) in names.items()}
+    cpu = _counter("worker_cpu_seconds", "CPU time of a worker.", ("worker",))
     upstream = _gauge(
         "upstream_connections", "A worker's connections to an upstream.", ("worker", "upstream", "state")
     )
     for worker, seen in observer.workers.items():
         if facts.now - seen.at > _WORKER_FRESH_S:
             continue
-        label = str(worker)
+        label, report = str(worker), {**seen.data, **seen.data.get("log", {})}
         up.add_metric((label,), 1)
         for key, family in families.items():
-            value = seen.data.get(key)
+            value = report.get(key)
             if isinstance(value, int | float):
                 family.add_metric((label,), value * names[key][2])
+        cpu.add_metric((label,), report.get("cpu_s", 0.0))
         for name, counts in dict(seen.data.get("upstreams", {})).items():
             for state, count in zip(("busy", "idle", "waiting"), counts, strict=False):
                 upstream.add_metric((label, name, state), count)
     yield up
     yield from families.values()
-    yield upstream
+    yield from (cpu, upstream)
+    for key, name, text in (
+        ("shed", "requests_shed", "Requests that workers refused because they were behind."),
+        (
+            "evicted",
+            "slow_readers_evicted",
+            "Connections that were cut for reading slowly while memory was short.",
+        ),
+    ):
+        counted = _counter(name, text)
+        counted.add_metric((), observer.worker_counts[key])
+        yield counted
 
 
 def _kafka_families(facts: Facts) -> Iterator[Metric]:
     for name, value in (facts.kafka or {}).items():
-        yield _single(f"kafka_{name}", f"Kafka shipping: {name.replace('_', ' ')}.", value)
+        yield _single(f"kafka_{name}", KAFKA[name], value)
     for name, value in (facts.kafka_counters or {}).items():
-        family = _counter(f"kafka_{name}", f"Kafka shipping: {name.replace('_', ' ')}.")
+        family = _counter(f"kafka_{name}", KAFKA[name])
         family.add_metric((), value)
         yield family
 

@@ -35,6 +35,13 @@ _RESULT_OF_WORD: Final[Mapping[str, str]] = {
     "hedged": "hedged",
 }
 
+RESULTS: Final = (
+    OK,
+    *_RESULT_OF_WORD.values(),
+    *("rate_limited", "server_error", "refused", OTHER),
+)
+"""Every word that ``result_of`` gives."""
+
 Pair = tuple[str, str]
 
 

@@ -19,12 +19,14 @@ from proxy.control.metrics.totals import (
     OVERHEAD_BUCKETS,
     ArmLabels,
     ArmTotals,
+    Growth,
     Histogram,
     Vocabulary,
 )
 
 _VERSION: Final = 1
 _REMEMBERED_WORKERS: Final = 256
+_WORKER_COUNTS: Final = ("shed", "evicted")
 _STATUS_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
 
 
@@ -51,13 +53,13 @@ class MetricsObserver:
         self.overhead: dict[str, Histogram] = {}
         self.custom_sums: defaultdict[str, float] = defaultdict(float)
         self.custom_counts: Counter[str] = Counter()
-        self.lost: Counter[str] = Counter()
+        self._losses = Growth()
+        self._worker_counts = Growth()
         self.reloads: Counter[str] = Counter()
         self.dropped_series = 0
         self.attempts = AttemptTotals()
         self.breakers = BreakerTotals()
         self.workers: dict[int, WorkerSeen] = {}
-        self._lost_by_worker: dict[str, dict[str, int]] = {}
         self._now = now
         self._vocabulary = vocabulary
         self._memo: dict[tuple[Any, Any, Any], ArmTotals] = {}
@@ -73,6 +75,16 @@ class MetricsObserver:
     def vocabulary(self) -> Vocabulary:
         """The names in use."""
         return self._vocabulary
+
+    @property
+    def lost(self) -> Counter[str]:
+        """Lines that workers could not log, by reason."""
+        return self._losses.totals
+
+    @property
+    def worker_counts(self) -> Counter[str]:
+        """What workers counted besides events, all together: ``shed``, ``evicted``, ``diversions``."""
+        return self._worker_counts.totals
 
     def use(self, vocabulary: Vocabulary) -> None:
         """Fold names by another configuration from now on; totals that exist stay."""
@@ -101,8 +113,8 @@ class MetricsObserver:
                 "overhead": {route: histogram.save() for route, histogram in self.overhead.items()},
                 "custom_sums": self.custom_sums,
                 "custom_counts": self.custom_counts,
-                "lost": self.lost,
-                "lost_by_worker": self._lost_by_worker,
+                **self._losses.save("lost"),
+                **self._worker_counts.save("worker_counts"),
                 "reloads": self.reloads,
                 "dropped_series": self.dropped_series,
                 **self.attempts.save(),
@@ -122,8 +134,8 @@ class MetricsObserver:
             self._overhead(route).restore(histogram)
         self.custom_sums = defaultdict(float, saved["custom_sums"])
         self.custom_counts = Counter(saved["custom_counts"])
-        self.lost = Counter(saved["lost"])
-        self._lost_by_worker = saved["lost_by_worker"]
+        self._losses.restore("lost", saved)
+        self._worker_counts.restore("worker_counts", saved)
         self.reloads = Counter(saved["reloads"])
         self.dropped_series = saved["dropped_series"]
         self.attempts.restore(saved)
@@ -183,15 +195,15 @@ class MetricsObserver:
         if not isinstance(worker, int):
             return
         self.workers[worker] = WorkerSeen(self._now(), data)
-        seen = self._lost_by_worker.setdefault(str(worker), {})
-        for reason, count in data.get("lost", {}).items():
-            # Reports carry counts since the worker's start; only the growth is new.
-            self.lost[reason] += max(0, count - seen.get(reason, 0))
-            seen[reason] = count
+        self._losses.report(worker, data.get("lost", {}))
+        counted = {name: data.get(name) for name in _WORKER_COUNTS}
+        self._worker_counts.report(worker, counted | {"diversions": data.get("log", {}).get("diversions")})
+        for growth in (self._losses, self._worker_counts):
+            growth.forget_workers(_REMEMBERED_WORKERS)
         self.breakers.report(worker, data.get("breakers"))
         self.breakers.forget_workers(_REMEMBERED_WORKERS)
-        _forget_oldest(self.workers)
-        _forget_oldest(self._lost_by_worker)
+        while len(self.workers) > _REMEMBERED_WORKERS:
+            del self.workers[next(iter(self.workers))]
 
     def _reloaded(self, data: Mapping[str, Any]) -> None:
         self.reloads["success" if data.get("result") == "applied" else "failure"] += 1
@@ -221,11 +233,6 @@ class MetricsObserver:
         if histogram is None:
             histogram = self.overhead[route] = Histogram(OVERHEAD_BUCKETS)
         return histogram
-
-
-def _forget_oldest(memory: dict[Any, Any]) -> None:
-    while len(memory) > _REMEMBERED_WORKERS:
-        del memory[next(iter(memory))]
 
 
 def _status_class(status: object) -> str:

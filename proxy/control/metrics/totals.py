@@ -7,7 +7,7 @@ as dropped and folded too. Nothing here reads a clock.
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -115,6 +115,38 @@ class ErrorWindow:
         """Take over saved state."""
         self._slots.clear()
         self._slots.extend(list(slot) for slot in saved)
+
+
+class Growth:
+    """Totals over all workers of what each of them counts from 0, which is since its own start."""
+
+    __slots__ = ("_seen", "totals")
+
+    def __init__(self) -> None:
+        self.totals: Counter[str] = Counter()
+        self._seen: dict[str, dict[str, int]] = {}
+
+    def report(self, worker: int, counts: Mapping[str, object]) -> None:
+        """Read the counts of a worker's report; only the growth since its last one is new."""
+        seen = self._seen.setdefault(str(worker), {})
+        for name, count in counts.items():
+            if isinstance(count, int):
+                self.totals[name] += max(0, count - seen.get(name, 0))
+                seen[name] = count
+
+    def forget_workers(self, kept: int) -> None:
+        """Keep what the newest ``kept`` workers reported."""
+        while len(self._seen) > kept:
+            del self._seen[next(iter(self._seen))]
+
+    def save(self, name: str) -> dict[str, Any]:
+        """JSON-ready state, under keys that begin with ``name``."""
+        return {name: self.totals, f"{name}_by_worker": self._seen}
+
+    def restore(self, name: str, saved: Mapping[str, Any]) -> None:
+        """Take over saved state; what an older version did not save starts at zero."""
+        self.totals = Counter(saved.get(name, {}))
+        self._seen = saved.get(f"{name}_by_worker", {})
 
 
 @dataclass(slots=True)

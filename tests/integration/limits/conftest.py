@@ -24,6 +24,8 @@ from proxy.config.secrets import literal_reference
 from proxy.worker import Worker
 
 READY_S = 20.0
+# aiohttp itself would wait for five minutes.
+_PATIENCE = aiohttp.ClientTimeout(total=10)
 KEY = "sk-of-the-upstream"
 
 
@@ -71,7 +73,7 @@ class Optimizer:
         }
         connector = aiohttp.UnixConnector(str(self.state.optimizer_socket))
         async with (
-            aiohttp.ClientSession(connector=connector) as session,
+            aiohttp.ClientSession(connector=connector, timeout=_PATIENCE) as session,
             session.get("http://optimizer/api/v1/limits", headers=headers) as response,
         ):
             assert response.status == 200, await response.text()
@@ -81,6 +83,7 @@ class Optimizer:
 
 def _accepts(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as trial:
+        trial.settimeout(1)
         try:
             trial.connect(str(path))
         except OSError:

@@ -105,6 +105,13 @@ class Product:
         """How often each request id is in the log."""
         return Counter(event["id"] for event in self.events())
 
+    async def logs(self, words: str, *, seconds: float = 30.0) -> None:
+        """Wait until a line with ``words`` was logged."""
+        end = time.monotonic() + seconds
+        while words not in self.log.read_text():
+            assert time.monotonic() < end, self.log.read_text()
+            await asyncio.sleep(0.02)
+
     async def new_workers(self, before: list[int], *, seconds: float = 20.0) -> list[int]:
         """Wait until none of ``before`` is a worker any more and no successor is on its way."""
         end = time.monotonic() + seconds

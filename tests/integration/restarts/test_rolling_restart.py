@@ -168,3 +168,22 @@ async def test_a_worker_that_is_signalled_is_replaced_without_a_failure(start):
     await running
 
     assert set(caller.answered) == set(product.logged())
+
+
+async def test_workers_that_can_not_read_the_table_replace_nobody(start):
+    """As after an upgrade whose optimizer still is the old one: who serves goes on serving."""
+    product = await start(workers=2)
+    before = product.pids()["workers"]
+    table = product.state / "table" / "table.json"
+    table.write_bytes(b"of another version" + table.read_bytes())
+    restarted = asyncio.create_task(product.logs("the old one goes on serving"))
+    product.signal(signal.SIGUSR2)
+
+    statuses = []
+    while not restarted.done():
+        async with httpx.AsyncClient(base_url=product.url, timeout=20, trust_env=False) as http:
+            statuses.append((await http.post(CHAT, content=BODY)).status_code)
+    await restarted
+
+    assert set(statuses) == {200}
+    assert product.pids()["workers"] == before

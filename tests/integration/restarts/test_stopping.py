@@ -148,6 +148,7 @@ async def test_a_signal_to_the_whole_group_is_one_signal(start):
     assert text.endswith("data: [DONE]\n\n")
     assert status == 0
     assert len(product.logged()) == 1
+    assert "starting it again" not in product.log.read_text()
 
 
 async def test_kill_9_of_a_worker_fails_only_what_it_was_serving(start):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from optimizer.keys import ClientKey, digest_of, encode_keys, new_id, new_key
 from proxy.admission import keyring as keyring_module
 from proxy.admission.keyring import KeyRefused, Keyring, may_pass_through, may_see, may_use
-from proxy.errors import ClientFault
+from proxy.errors import ClientFault, Unavailable
 
 PEPPER = b"p" * 32
 NOW = 1_795_000_000.0
@@ -363,3 +363,13 @@ def test_a_scope_refusal_names_field_and_scope():
         None,
     ]
     may_pass_through(scoped(passthrough=True))
+
+
+def test_before_the_first_table_nobody_comes_in(ring):
+    """Whether keys are asked for is not known yet, so that neither a key nor its absence opens anything."""
+    text = ring.add()
+    ring.ring.required = None
+
+    for headers in (_headers(), _headers(x_api_key=text)):
+        with pytest.raises(Unavailable):
+            ring.ring.identify(headers)

@@ -204,6 +204,11 @@ SINGLE = {
         "routes.chat.sticky.header",
         "",
     ),
+    "sticky header that holds the client key": (
+        "access: {client_keys: true}\nroutes: {chat: {arms: [gpt-4], sticky: {by: header, header: Authorization}}}",
+        "routes.chat.sticky.header",
+        "",
+    ),
     "template without its place": ("prompts: {p: {template: Hello}}", "prompts.p.template", ""),
     "empty prompt": ("prompts: {p: {}}", "prompts.p", ""),
     "reserved prompt": ("prompts: {default: Be brief.}", "prompts.default", ""),

@@ -163,6 +163,9 @@ def test_it_ends_in_order(start: Start, how: str) -> None:
         child.link.sendall(b'{"stop": true}\n')
     elif how == "SIGTERM":
         child.process.terminate()
+        # Whether it is to end now is the supervisor's word, or a second signal's.
+        assert child.hear("leaving")
+        child.process.terminate()
     else:
         child.link.close()
     child.end()

@@ -116,6 +116,18 @@ async def test_pipelined_and_held_bytes_are_counted_and_let_go(serve, until):
     assert served.server.buffered_bytes == 0
 
 
+async def test_what_follows_the_last_reply_is_let_go(serve, until):
+    """A reply that ends the connection is written while the next request is in the same read."""
+    served = await serve()
+    served.server.announce_drain()
+    raw = await served.raw()
+    await raw.send(post(b"/size", 5, b"first") + post(b"/size", 500, b"y" * 500))
+    assert (await raw.reply())[2] == b"5"
+    raw.close()
+    await until(lambda: served.server.open_connections == 0)
+    assert served.server.buffered_bytes == 0
+
+
 async def test_a_body_is_let_go_when_the_application_drops_it_and_streams(serve, until):
     served = await serve()
     raw = await served.raw()

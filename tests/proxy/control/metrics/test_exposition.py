@@ -8,8 +8,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from optimizer.arm_report import ArmReport, Estimate
+from optimizer.events import WORKER_STATS
 from optimizer.settings import CustomMetric
 from proxy.control.metrics.exposition import ConfigFacts, Facts, collect, render
+from proxy.control.metrics.limits import LimitFacts, Standing
 from proxy.control.metrics.observer import MetricsObserver, WorkerSeen
 from proxy.control.metrics.totals import Vocabulary
 
@@ -179,7 +181,58 @@ def test_losses_of_workers_and_of_the_optimizer_add_up() -> None:
     found = samples(watched, facts(lost={"disk_full": 3}))
 
     lost = {labels["reason"]: value for labels, value in found["llm_optimizer_events_lost_total"]}
-    assert lost["disk_full"] == 5.0
+    assert lost == {"cap": 0.0, "disk_full": 5.0, "io_error": 0.0, "queue_full": 0.0, "removed": 0.0}
+
+
+def test_what_workers_report_beside_events_is_shown() -> None:
+    """Present sizes by worker, counts as totals of the node."""
+    watched = observer()
+    stats = {
+        "buffered_bytes": 7,
+        "refused_key_files": 2,
+        "guarded": True,
+        "cpu_s": 1.5,
+        "shed": 4,
+        "evicted": 3,
+        "log": {"diverted": 1, "diversions": 2, "queued_bytes": 9},
+    }
+    watched.observe({"type": WORKER_STATS, "id": "w", "data": {"worker": 1, **stats}}, None)
+
+    found = samples(watched, facts(log_diversions=1))
+
+    of_worker = {
+        name: found["llm_optimizer_worker_" + name]
+        for name in (
+            *("buffered_bytes", "refused_key_files", "guarded"),
+            *("cpu_seconds_total", "log_diverted", "log_queued_bytes"),
+        )
+    }
+    values = (7, 2, 1, 1.5, 1, 9)
+    assert of_worker == dict(zip(of_worker, ([({"worker": "1"}, value)] for value in values), strict=True))
+    assert found["llm_optimizer_requests_shed_total"] == [({}, 4)]
+    assert found["llm_optimizer_slow_readers_evicted_total"] == [({}, 3)]
+    assert found["llm_optimizer_log_diversions_total"] == [({}, 3)]
+
+
+def test_limits_and_errors_of_the_reader_are_shown() -> None:
+    """Limits of routes by name, of keys as numbers."""
+    limits = LimitFacts(
+        routes={("chat", "usd", "day"): Standing(5.0, 2.0, 1.5)},
+        keys={("requests", "minute"): 4},
+        exhausted_keys={("requests", "minute"): 1},
+        unstored=2,
+    )
+
+    found = samples(observer(), facts(limits=limits, ingest_errors={"torn": 3}))
+
+    labels = {"route": "chat", "measure": "usd", "window": "day"}
+    assert found["llm_optimizer_route_limit"] == [(labels, 5.0)]
+    assert found["llm_optimizer_route_limit_granted"] == [(labels, 2.0)]
+    assert found["llm_optimizer_route_limit_used"] == [(labels, 1.5)]
+    assert found["llm_optimizer_key_limits"] == [({"measure": "requests", "window": "minute"}, 4.0)]
+    assert found["llm_optimizer_key_limits_exhausted"] == [({"measure": "requests", "window": "minute"}, 1.0)]
+    assert found["llm_optimizer_limit_reports_unstored_total"] == [({}, 2.0)]
+    assert found["llm_optimizer_ingest_errors_total"] == [({"reason": "torn"}, 3.0)]
 
 
 def test_configuration_and_pipeline_are_shown() -> None:

@@ -267,6 +267,25 @@ def test_openings_of_breakers_add_up_over_workers_and_their_lives() -> None:
     assert observer.breakers.opens == {("sim", "small"): 5, ("sim", "large"): 0, ("other", "other"): 2}
 
 
+def test_counts_of_workers_add_up_over_workers_and_survive() -> None:
+    """Reports carry totals since the worker began; what an older worker does not report adds nothing."""
+    observer, later = build(), build()
+    reports = [
+        {"worker": 1, "shed": 2, "evicted": 1, "log": {"diverted": 1, "diversions": 3, "queued_bytes": 9}},
+        {"worker": 1, "shed": 5, "evicted": 1, "log": {"diversions": 3}, "lost": {"removed": 4}},
+        {"worker": 2, "shed": 1, "evicted": "many"},
+    ]
+
+    for data in reports:
+        observer.observe({"type": events.WORKER_STATS, "id": "w", "data": data}, None)
+    later.restore(observer.snapshot())
+    for data in reports[1:]:
+        later.observe({"type": events.WORKER_STATS, "id": "w", "data": data}, None)
+
+    assert observer.worker_counts == later.worker_counts == {"shed": 6, "evicted": 1, "diversions": 3}
+    assert observer.lost == later.lost == {"removed": 4}
+
+
 @pytest.mark.parametrize(
     "rows", [None, 7, [None], [[]], [["sim", "small"]], [["sim", "small", "open", "x"]], [[1, 2, 3, 4]]]
 )
@@ -300,7 +319,8 @@ def test_a_snapshot_from_before_there_were_attempts_still_loads() -> None:
     observer, later = build(), build()
     observer.observe(request(attempts=[served()]), None)
     saved = orjson.loads(observer.snapshot())
-    for name in ("attempts", "retries", "breaker_opens", "opens_by_worker"):
+    newer = ("attempts", "retries", "breaker_opens", "opens_by_worker")
+    for name in (*newer, "worker_counts", "worker_counts_by_worker"):
         del saved[name]
 
     later.restore(orjson.dumps(saved))
