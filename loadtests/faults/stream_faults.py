@@ -63,6 +63,8 @@ async def half_event(visit: "Visit") -> None:
     """Two tokens and half of the third one's event, then the end."""
     await opened(visit)
     await say(visit, wire.TOKENS[:2])
+    # Read together with the end, the tokens would reach nobody and another arm would answer.
+    await asyncio.sleep(5 * PAUSE_S)
     await visit.write(chunk(visit.dialect.token(wire.TOKENS[2])[:-30]))
     await break_off(visit, visit.argument)
 

@@ -255,6 +255,9 @@ async def _perform(visit: Visit, name: str) -> None:
     except (Cut, OSError):
         raise
     except Exception as error:
+        if "the handler is closed" in str(error):
+            # uvloop's word for a caller that hung up between two writes.
+            raise ConnectionResetError from error
         visit.attempt.defect = repr(error)
         raise Cut from error
 
