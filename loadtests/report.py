@@ -47,7 +47,9 @@ def _section(result: Result) -> str:
     head = f"## {result.scenario}\n\nSources {result.fingerprint}, {result.seconds:g} s, "
     head += f"load average before {result.machine.get('load_before', 0):.2f}.\n"
     if result.status != "done":
-        return f"{head}\n{result.status}: {result.reason}\n"
+        head += f"\n{result.status}{': ' if result.reason else ''}{result.reason}\n"
+    if not result.figures:
+        return head
     rows = ["| figure | value | |", "|---|---|---|"]
     rows += [f"| {f.name} | {_value(f)} | {f.void or f.note} |" for f in result.figures]
     block = f"\n```\n{result.text}\n```\n" if result.text else ""

