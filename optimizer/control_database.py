@@ -5,17 +5,16 @@ control plane share the file and its one list of migrations; each has its own ta
 aside, loudly, and the stores restore what the published files still hold. Usable from any thread, one at a time.
 """
 
-import logging
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
-_BUSY_S = 1.0
-_DAMAGE = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
+from optimizer import sqlite_file
+from optimizer.sqlite_file import Migration
 
-_log = logging.getLogger(__name__)
+_BUSY_S = 1.0
 
 
 class ControlDatabaseError(Exception):
@@ -35,7 +34,7 @@ def _create_client_keys(connection: sqlite3.Connection) -> None:
 
 
 # One step per schema version; a file of version v needs _MIGRATIONS[v:].
-_MIGRATIONS: Sequence[Callable[[sqlite3.Connection], None]] = (_create_client_keys,)
+_MIGRATIONS: Sequence[Migration] = (_create_client_keys,)
 
 
 class ControlDatabase:
@@ -54,9 +53,9 @@ class ControlDatabase:
         try:
             self._connection, self.fresh = self._open()
         except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
+            if sqlite_file.code(error) not in sqlite_file.DAMAGE:
                 raise
-            self._move_aside(error)
+            self.moved_aside = sqlite_file.move_aside(path, error)
             self._connection, self.fresh = self._open()
 
     @contextmanager
@@ -66,7 +65,7 @@ class ControlDatabase:
         Raises:
             sqlite3.Error: If it could not be written.
         """
-        with self._lock, _transaction(self._connection):
+        with self._lock, sqlite_file.transaction(self._connection):
             yield self._connection
 
     def close(self) -> None:
@@ -75,62 +74,30 @@ class ControlDatabase:
             self._connection.close()
 
     def _open(self) -> tuple[sqlite3.Connection, bool]:
-        self.path.touch(mode=0o600)
-        connection = sqlite3.connect(
-            self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+        connection = sqlite_file.connect(
+            self.path, synchronous="FULL", busy_s=_BUSY_S, checkpoints=True, any_thread=True
         )
         try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            connection.execute("PRAGMA synchronous = FULL")
             version = self._known_version(connection)
             if version:
                 _examine(connection)
-            for number, migrate in enumerate(_MIGRATIONS[version:], version + 1):
-                with _transaction(connection):
-                    migrate(connection)
-                    connection.execute(f"PRAGMA user_version = {number}")
+            sqlite_file.migrate(connection, _MIGRATIONS, version)
         except BaseException:
             connection.close()
             raise
         return connection, version == 0
 
     def _known_version(self, connection: sqlite3.Connection) -> int:
-        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        version = sqlite_file.schema_version(connection)
         if version > len(_MIGRATIONS):
             raise ControlDatabaseError(
                 f"{self.path} has schema {version}, this program knows {len(_MIGRATIONS)}: use the newer program"
             )
         return version
 
-    def _move_aside(self, error: Exception) -> None:
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.corrupt-{number}")).exists():
-            number += 1
-        _log.error("%s is damaged (%s): moved to %s", self.path, error, aside.name)
-        self.path.rename(aside)
-        for suffix in ("-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-        self.moved_aside = aside
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _is_damage(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
-
 
 def _examine(connection: sqlite3.Connection) -> None:
-    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    verdict = sqlite_file.verdict(connection)
     if verdict != "ok":
         damage = sqlite3.DatabaseError(f"quick_check says: {verdict}")
         damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT

@@ -7,16 +7,16 @@ granted since the last one, about a second.
 A file that can not be read is moved aside, loudly: limits then count from what workers report.
 """
 
-import logging
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
+from optimizer import sqlite_file
 from optimizer.lease_terms import MEASURES
 from optimizer.leases import Holding
+from optimizer.sqlite_file import Migration
 
 _BUSY_S = 0.2
-_SCHEMA = 1
 _TABLE = """
 CREATE TABLE holdings (subject TEXT, measure TEXT, start INTEGER, worker INTEGER, serial INTEGER,
     limited INTEGER NOT NULL, granted INTEGER NOT NULL, used INTEGER NOT NULL,
@@ -24,9 +24,14 @@ CREATE TABLE holdings (subject TEXT, measure TEXT, start INTEGER, worker INTEGER
 """
 _SAVE = "INSERT OR REPLACE INTO holdings VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _REMOVE = "DELETE FROM holdings WHERE subject = ? AND measure = ? AND start = ? AND worker = ? AND serial = ?"
-_DAMAGE = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 
-_log = logging.getLogger(__name__)
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute(_TABLE)
+
+
+# One step per schema version; a file of version v needs _MIGRATIONS[v:].
+_MIGRATIONS: Sequence[Migration] = (_create,)
 
 
 class LeaseStore:
@@ -43,10 +48,10 @@ class LeaseStore:
         try:
             self._connection, self.rows = self._open()
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-            code = int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)) & 0xFF
-            if code not in _DAMAGE:
+            # Rows that make no sense are damage as well, though not of a kind that SQLite has a code for.
+            if (sqlite_file.code(error) or sqlite3.SQLITE_CORRUPT) not in sqlite_file.DAMAGE:
                 raise
-            self._move_aside(error)
+            sqlite_file.move_aside(path, error, "what was spent of the limits is known from workers only")
             self._connection, self.rows = self._open()
 
     def write(self, saved: Sequence[Holding], removed: Sequence[Holding] = ()) -> None:
@@ -57,15 +62,9 @@ class LeaseStore:
         """
         connection = self._connection
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            with sqlite_file.transaction(connection):
                 connection.executemany(_REMOVE, [row[:5] for row in removed])
                 connection.executemany(_SAVE, saved)
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
         except sqlite3.Error as error:
             raise OSError(f"{self.path}: {error}") from error
         self._unsynced = True
@@ -93,35 +92,15 @@ class LeaseStore:
         self._connection.close()
 
     def _open(self) -> tuple[sqlite3.Connection, list[Holding]]:
-        self.path.touch(mode=0o600)
-        connection = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
+        # Checkpoints sync; they run in a thread, not while a worker waits for its answer.
+        connection = sqlite_file.connect(self.path, synchronous="NORMAL", busy_s=_BUSY_S, checkpoints=False)
         try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            connection.execute("PRAGMA synchronous = NORMAL")
-            # Checkpoints sync; they run in a thread, not while a worker waits for its answer.
-            connection.execute("PRAGMA wal_autocheckpoint = 0")
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                connection.execute(_TABLE)
-                connection.execute(f"PRAGMA user_version = {_SCHEMA}")
+            sqlite_file.migrate(connection, _MIGRATIONS, sqlite_file.schema_version(connection))
             rows = [_checked(Holding(*row)) for row in connection.execute("SELECT * FROM holdings")]
         except BaseException:
             connection.close()
             raise
         return connection, rows
-
-    def _move_aside(self, error: Exception) -> None:
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.corrupt-{number}")).exists():
-            number += 1
-        _log.error(
-            "%s is damaged (%s): moved to %s; what was spent of the limits is known from workers only",
-            self.path,
-            error,
-            aside.name,
-        )
-        self.path.rename(aside)
-        for suffix in ("-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
 
 def _checked(row: Holding) -> Holding:

@@ -12,26 +12,23 @@ process writes its own.
 A file that can not be read is moved aside, loudly, and learned again from the log.
 """
 
-import logging
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
 
+from optimizer import sqlite_file
 from optimizer.decay import Bend
+from optimizer.sqlite_file import Migration
 from optimizer.statistics import CellRow, Reset, Statistics, StatisticsChanges
 
 Cursor: TypeAlias = Mapping[str, tuple[int, int]]  # source -> (segment, offset)
 Identity: TypeAlias = tuple[int, int]  # day of the decision, 64-bit signed hash
 
-_log = logging.getLogger(__name__)
-
 _BUSY_S = 0.2
 _LONGEST_WAL_PAGES = 16_384
-_DAMAGE = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 # Opening failed for a reason that may pass; moving the file aside would throw good state away.
 _NO_DAMAGE = frozenset(
     (
@@ -125,7 +122,7 @@ def _create(connection: sqlite3.Connection) -> None:
 
 
 # One step per schema version; a file of version v needs _MIGRATIONS[v:].
-_MIGRATIONS: Sequence[Callable[[sqlite3.Connection], None]] = (_create,)
+_MIGRATIONS: Sequence[Migration] = (_create,)
 
 
 class LearnerStore:
@@ -145,9 +142,11 @@ class LearnerStore:
         try:
             self.connection, self._loaded = self._open()
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-            if _code(error) in _NO_DAMAGE:
+            if sqlite_file.code(error) in _NO_DAMAGE:
                 raise
-            self._move_aside(error)
+            self.moved_aside = sqlite_file.move_aside(
+                path, error, "everything is learned again from the event log"
+            )
             self.connection, self._loaded = self._open()
         self._snapshots = dict(self._loaded.snapshots)
         self._cursor = dict(self._loaded.cursor)
@@ -165,12 +164,12 @@ class LearnerStore:
         """
         connection = self.connection
         try:
-            with _transaction(connection):
+            with sqlite_file.transaction(connection):
                 self._write(step)
                 for participant in participants:
                     participant.write(connection)
         except sqlite3.DatabaseError as error:
-            if _code(error) in _DAMAGE:
+            if sqlite_file.code(error) in sqlite_file.DAMAGE:
                 raise StoreCorrupt(f"{self.path} is damaged: {error}") from error
             raise
         self._cursor = dict(step.cursor)
@@ -205,27 +204,20 @@ class LearnerStore:
     # --- inside -------------------------------------------------------------------------------------
 
     def _open(self) -> tuple[sqlite3.Connection, Loaded]:
-        self.path.touch(mode=0o600)
-        connection = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
+        # Checkpoints sync; they run in a thread, not inside a commit on the event loop.
+        connection = sqlite_file.connect(self.path, synchronous="NORMAL", busy_s=_BUSY_S, checkpoints=False)
         try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            connection.execute("PRAGMA synchronous = NORMAL")
-            # Checkpoints sync; they run in a thread, not inside a commit on the event loop.
-            connection.execute("PRAGMA wal_autocheckpoint = 0")
             version = self._known_version(connection)
             if version:
                 _examine(connection)
-            for number, migrate in enumerate(_MIGRATIONS[version:], version + 1):
-                with _transaction(connection):
-                    migrate(connection)
-                    connection.execute(f"PRAGMA user_version = {number}")
+            sqlite_file.migrate(connection, _MIGRATIONS, version)
             return connection, _read_all(connection)
         except BaseException:
             connection.close()
             raise
 
     def _known_version(self, connection: sqlite3.Connection) -> int:
-        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        version = sqlite_file.schema_version(connection)
         if version > len(_MIGRATIONS):
             raise StoreError(
                 f"{self.path} has schema {version}, this program knows {len(_MIGRATIONS)}: use the newer "
@@ -276,41 +268,9 @@ class LearnerStore:
         if rows:
             self.connection.executemany(statement, rows)
 
-    def _move_aside(self, error: Exception) -> None:
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.corrupt-{number}")).exists():
-            number += 1
-        _log.error(
-            "%s is damaged (%s): moved to %s; everything is learned again from the event log",
-            self.path,
-            error,
-            aside.name,
-        )
-        self.path.rename(aside)
-        for suffix in ("-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-        self.moved_aside = aside
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _code(error: Exception) -> int:
-    """SQLite's primary result code; 0, which is no error's, when SQLite itself did not raise it."""
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
-
 
 def _examine(connection: sqlite3.Connection) -> None:
-    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    verdict = sqlite_file.verdict(connection)
     if verdict != "ok":
         raise ValueError(f"quick_check says: {verdict}")
 

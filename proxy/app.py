@@ -21,7 +21,7 @@ from proxy.admission.meter import Meters
 from proxy.admission.rate_limited import RateLimited
 from proxy.admission.reservation import Reservation
 from proxy.compiled import CompiledTable, UpstreamHandle
-from proxy.entrance import JSON, Entrance, Parked, left, limited
+from proxy.entrance import JSON, Entrance, Parked, limited
 from proxy.errors import ClientFault, ProxyError, Unavailable, error_body
 from proxy.http1.messages import BodyMode, Request, Responder
 from proxy.passthrough import check_method, check_path, pass_through
@@ -231,10 +231,6 @@ class DataPlane:
         def then(outcome: Reservation | RateLimited, parked: Parked | None) -> None:
             if isinstance(outcome, RateLimited):
                 refuse(outcome)
-                return
-            if responder.gone:
-                outcome.cancel()
-                refuse(left())
                 return
             # What these paths use is not known, so the request itself is all that is counted.
             outcome.settle(tokens=None, usd=None)

@@ -165,7 +165,7 @@ class Attempt:
 
     def read_facts(self) -> ReplyFacts | None:
         """What the reply said about itself as far as it came; usage is estimated where none was reported."""
-        decoder = self.decoder if self.aside is None else self.aside.decoder
+        decoder = self._reading
         if self.facts is None and decoder is not None:
             decoder.estimate_usage()
             self.facts = decoder.facts
@@ -174,17 +174,22 @@ class Attempt:
     @property
     def chunks(self) -> int:
         """Pieces of content seen."""
-        decoder = self.decoder if self.aside is None else self.aside.decoder
+        decoder = self._reading
         return decoder.content_events if decoder is not None else 0
 
     @property
     def is_whole(self) -> bool:
         """Whether a stream's answer is there, with a finish reason for every choice. A terminal event proves nothing:
         gateways in front of a model that died send one."""
-        decoder = self.decoder if self.aside is None else self.aside.decoder
+        decoder = self._reading
         if decoder is None or decoder.facts.error_type is not None:
             return False
         return len(decoder.facts.finish_reasons) >= self._choices
+
+    @property
+    def _reading(self) -> StreamDecoder | None:
+        """Who reads the stream, whether it is passed on as read or as it came."""
+        return self.decoder if self.aside is None else self.aside.decoder
 
     # What the upstream's connection reports.
 

@@ -143,12 +143,19 @@ class Entrance:
         usd: float | None,
         then: Callable[[Reservation | RateLimited, Parked | None], None],
     ) -> None:
-        """Call ``then`` with what the limits say: at once, or when a parked request has its answer."""
+        """Call ``then`` with what the limits say: at once, or when a parked request has its answer.
+
+        A parked request whose client left is refused, and what was reserved for it goes back.
+        """
         parked = Parked()
 
         def resume(outcome: Reservation | RateLimited) -> None:
             if responder.listener is parked:
                 responder.listener = None
+            if parked.gone or responder.gone:
+                if isinstance(outcome, Reservation):
+                    outcome.cancel()
+                outcome = _left()
             try:
                 then(outcome, parked)
             except Exception:  # noqa: BLE001  # see ``begin``
@@ -234,10 +241,7 @@ class Entrance:
         responder: Responder,
     ) -> None:
         def then(outcome: Reservation | RateLimited, parked: Parked | None) -> None:
-            if parked is not None and (parked.gone or responder.gone):
-                if isinstance(outcome, Reservation):
-                    outcome.cancel()
-                outcome = left()
+            del parked  # The body is complete, so there was nothing more to keep.
             if isinstance(outcome, Reservation):
                 exchange.reserve(outcome)
                 self._start(exchange, responder)
@@ -279,7 +283,7 @@ def most_expected(envelope: Envelope, decision: Decision) -> tuple[int, float | 
     return tokens, usd
 
 
-def left() -> RateLimited:
+def _left() -> RateLimited:
     """The end of a request whose client did not wait for an answer about its limits."""
     return RateLimited("The caller left.", status=499, code="client_gone", kind="requests", retry_after_s=0.0)
 
