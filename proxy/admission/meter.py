@@ -39,7 +39,7 @@ AWAIT_S: Final = 0.004
 GRACE_S: Final = 0.001
 # Of a request that would be refused although nobody said that its limit is used up.
 PATIENCE_S: Final = 0.25
-"""Together 5 ms is what a request may be held up."""
+"""With ``AWAIT_S`` 5 ms: what a request may be held up that goes on without an answer."""
 REFRESH_S: Final = 0.5
 """How soon what a worker holds and does not need goes back to where others can have it."""
 DENIAL_S: Final = 0.25
@@ -132,7 +132,7 @@ class Meters:
 
         ``tokens`` and ``usd`` are the most it is expected to take; an unknown price reserves next to nothing, but not
         of a budget that is used up. None means that the request is parked: ``resume`` is called exactly once, within
-        about 5 ms.
+        about 5 ms, or ``PATIENCE_S`` where an answer alone can keep it from being refused.
         """
         now = self.now()
         current = self._windows
