@@ -41,6 +41,7 @@ _EARLY_DEATHS: Final = 3
 _OPTIMIZER_PATIENCE_S: Final = 15.0
 _WORKER_GRACE_S: Final = 5.0
 _AT_ONCE_S: Final = 2.0
+_ADMIN_PATIENCE_S: Final = 10.0
 _GROUP_S: Final = 0.2
 
 _log = logging.getLogger(LOGGER_NAME)
@@ -119,6 +120,8 @@ class Supervisor:
         self._workers: Workers | None = None
         self._early_deaths = 0
         self._announced = False
+        self._administered = False
+        self._patience: asyncio.TimerHandle | None = None
         self._listen: Listen | None = None
         self._wanted: asyncio.Future[Mapping[str, Any]] | None = None
         self._stop = asyncio.Event()
@@ -249,6 +252,9 @@ class Supervisor:
             self._about = dict(message["about"])
         if "listen" in message and self._wanted is not None and not self._wanted.done():
             self._wanted.set_result(message["listen"])
+        if "administered" in message:
+            self._administered = True
+            self._announce_when_ready()
         if "leaving" in message:
             # If the whole group was signalled, our own signal may still be on its way.
             asyncio.get_running_loop().call_later(_GROUP_S, self._restart_optimizer)
@@ -273,9 +279,8 @@ class Supervisor:
         self._write_pids()
         if self._announced:
             _log.info("%s is ready again", child.name)
-        elif all(worker.ready for worker in self._workers.current):
-            self._announced = True
-            self._say_ready()
+        else:
+            self._announce_when_ready()
 
     def _child_ended(self, child: Child, status: int, lived: float) -> None:
         del lived
@@ -292,10 +297,28 @@ class Supervisor:
             _log.error("%s can't be started (last exit status %d); giving up", child.name, status)
             self.request_stop(1)
 
+    def _announce_when_ready(self) -> None:
+        """Ready is when every worker serves and the admin surface answers, for which requests need not wait."""
+        if self._announced or self._workers is None:
+            return
+        if not all(worker.ready for worker in self._workers.current):
+            return
+        if self._administered:
+            self._say_ready()
+        elif self._patience is None:
+            loop = asyncio.get_running_loop()
+            self._patience = loop.call_later(_ADMIN_PATIENCE_S, self._announce_without_admin)
+
+    def _announce_without_admin(self) -> None:
+        if not self._announced and not self._stop.is_set():
+            _log.warning("the admin surface does not answer yet; requests are served")
+            self._say_ready()
+
     def _say_ready(self) -> None:
         listen = self._listen
         if listen is None:
             return
+        self._announced = True
         routes = ", ".join(self._about.get("routes", ())) or "none"
         key_file = self._about.get("admin_key_file")
         key_hint = f"; admin key: {key_file}" if key_file else ""

@@ -153,6 +153,8 @@ class Runtime:
         if link is not None:
             link.attach(loop, on_message=self._on_message, on_end=self.stopping.set)
         await self.start()
+        if link is not None:
+            link.send({"administered": True})
         await self.stopping.wait()
         await self.stop()
         if link is not None:

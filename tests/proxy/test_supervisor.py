@@ -40,9 +40,11 @@ def on_message(message):
 link.attach(loop, on_message=on_message, on_end=lambda: over.append(3))
 if {crash!r} == role: sys.exit({crash_status!r})
 if role == "optimizer":
+    if {late_admin!r}: signal.signal(signal.SIGUSR1, lambda *_: link.send({{"administered": True}}))
     link.send({{"secrets": {{"literal:1": "planted-secret"}}}})
     link.send({{"about": {{"routes": ["auto"], "admin_key_file": "f", "new_admin_key": "k"}}}})
     link.send({{"listen": {{"host": "127.0.0.1", "port": 0, "workers": 2, "drain_s": 0.2}}}})
+    if not {late_admin!r}: link.send({{"administered": True}})
 else:
     link.send({{"ready": {{}}}})
 if {leave!r}: signal.signal(signal.SIGUSR1, lambda *_: link.send({{"leaving": True}}))
@@ -73,7 +75,13 @@ class Stage:
 
 
 def build(
-    directory: Path, *, crash: str = "", crash_status: int = 1, stubborn: bool = False, leave: bool = False
+    directory: Path,
+    *,
+    crash: str = "",
+    crash_status: int = 1,
+    stubborn: bool = False,
+    leave: bool = False,
+    late_admin: bool = False,
 ) -> Stage:
     script = directory / "child.py"
     script.write_text(
@@ -84,6 +92,7 @@ def build(
             crash_status=crash_status,
             stubborn=stubborn,
             leave=leave,
+            late_admin=late_admin,
         )
     )
     lines: list[str] = []
@@ -134,6 +143,27 @@ async def test_one_ready_line_when_all_workers_are_ready(tmp_path: Path) -> None
     assert len({row[row.index("--incarnation") + 1] for row in arguments}) == 2
     assert re.match(r"ready on http://127\.0\.0\.1:\d+  \(routes: auto; state: ", stage.lines[0])
     assert stage.lines[1] == "new admin key, shown once: k"
+
+
+async def test_ready_waits_for_the_admin_surface(tmp_path: Path) -> None:
+    """Whoever reads the ready line may use the CLI at once; workers that serve are not enough."""
+    stage = build(tmp_path, late_admin=True)
+
+    async with running(stage):
+        await until(
+            lambda: (
+                sum(row[2] == {"secrets": {"literal:1": "planted-secret"}} for row in stage.journal()) == 2
+            )
+        )
+        await until(lambda: all(worker.ready for worker in stage.supervisor._workers.current))
+        early = list(stage.lines)
+        optimizer = stage.pids()["optimizer"]
+        assert isinstance(optimizer, int)
+        os.kill(optimizer, signal.SIGUSR1)
+        await until(lambda: stage.lines)
+
+    assert early == []
+    assert stage.lines[0].startswith("ready on ")
 
 
 async def test_secrets_reach_every_worker_over_the_link(tmp_path: Path) -> None:
