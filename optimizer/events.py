@@ -67,6 +67,10 @@ request teaches nothing. See ``optimizer.reward``.
 
 ``worker.stats.v1``: see ``proxy.worker_stats``. ``table.published.v1``: version, config_hash, checksum.
 ``config.reloaded.v1``: result, config_hash, problems (count).
+
+``optimization.transition.v1`` (id = ``<optimization>:<revision>``): optimization, route, rollout, attempt, revision,
+verb, ``from``, ``to``, actor, reason, explanation, stage, percentage, measured (the guards' last verdicts), record (the whole
+new record). ``admin.audit.v1``: actor, action, target, detail.
 """
 
 from typing import Final
@@ -77,6 +81,8 @@ SELECTOR: Final = "llm_optimizer.selector.v1"
 WORKER_STATS: Final = "llm_optimizer.worker.stats.v1"
 TABLE_PUBLISHED: Final = "llm_optimizer.table.published.v1"
 CONFIG_RELOADED: Final = "llm_optimizer.config.reloaded.v1"
+TRANSITION: Final = "llm_optimizer.optimization.transition.v1"
+AUDIT: Final = "llm_optimizer.admin.audit.v1"
 
 COMPLETED: Final = "completed"
 UPSTREAM_FAULT: Final = "upstream_fault"

@@ -221,6 +221,20 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True)
+class Guarding:
+    """What workers count and enforce while a route has a candidate.
+
+    Counts are kept per (``Route.rollout``, ``stage``). The share of replies slower than ``reference_ms`` (control's own
+    95th percentile) is compared between the sides, the share slower than ``threshold_ms`` with 5 %; to the first
+    token for streams, in all otherwise. None counts nothing.
+    """
+
+    stage: int = 0
+    reference_ms: float | None = None
+    threshold_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """What a client's ``model`` selects.
 
@@ -242,6 +256,7 @@ class Route:
     fallbacks: tuple[Arm, ...] = ()
     resilience: Resilience = field(default_factory=Resilience)
     quota: Quota | None = None
+    guarding: Guarding | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +304,9 @@ class RoutingTable:
     """One published version.
 
     ``passthrough`` maps a path prefix (``/v1/audio``; ``/v1/`` is the default) to an upstream;
-    ``segment_bytes`` is the size at which workers begin a new log segment (read when they start).
+    ``segment_bytes`` is the size at which workers begin a new log segment (read when they start). ``overlays`` are the
+    records of the optimizations that change routes, whole, for the optimizer that starts without its database; workers
+    do not look at them.
     """
 
     version: int
@@ -304,3 +321,4 @@ class RoutingTable:
     access: Access = field(default_factory=Access)
     guard_lease_s: float = 10.0
     segment_bytes: int = 64 * 1024 * 1024
+    overlays: tuple[Mapping[str, Any], ...] = ()

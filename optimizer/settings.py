@@ -6,6 +6,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from optimizer.routing import Access, Arm, Limits, Model, Quota, Resilience, Sticky, Upstream, Variant
 
@@ -98,6 +99,106 @@ class RetentionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of a rollout. ``percentage`` 0..100 of the route's units get the candidate.
+
+    It passes after ``duration_s`` with at least ``min_samples`` resolved outcomes of the candidate and no guard
+    failed; without them it goes on until ``max_wait_s`` and then pauses.
+    """
+
+    percentage: float
+    duration_s: float = 0.0
+    min_samples: int = 100
+    max_wait_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChecks:
+    """What a candidate is held to, beside the comparison with the concurrent control that always runs.
+
+    Absolute: ``error_rate``, ``latency_p95_ms`` (time to first token for streams, total otherwise) and
+    mean ``cost_per_request_usd``. ``quality_ratio`` is the share of the control's quality to keep.
+    ``non_inferiority_margin`` makes a stage prove that the candidate is not worse by as much (success and quality,
+    0..1). ``interval_s`` is how often a stage is judged for passing; failing is looked for all the time.
+    """
+
+    enabled: bool = True
+    interval_s: float = 30.0
+    error_rate: float | None = None
+    latency_p95_ms: float | None = None
+    cost_per_request_usd: float | None = None
+    quality_ratio: float | None = None
+    non_inferiority_margin: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutPlan:
+    """Stages, rising; none means all traffic at once. ``approval``: stop before promotion, for a person."""
+
+    stages: tuple[Stage, ...] = (
+        Stage(1.0, 300.0, 100, 3000.0),
+        Stage(10.0, 600.0, 100, 6000.0),
+        Stage(50.0, 900.0, 100, 9000.0),
+        Stage(100.0),
+    )
+    checks: HealthChecks = field(default_factory=HealthChecks)
+    approval: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StrategySettings:
+    """A strategy that the configuration lets run by itself. ``parameters`` as ``POST /api/v1/optimize`` takes them.
+
+    ``routes`` are those it looks at; empty means all with more than one arm.
+    """
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    routes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizationSettings:
+    """The loop over strategies. ``quality_ratio`` is the default of every strategy that has a quality threshold."""
+
+    enabled: bool = True
+    interval_s: float = 300.0
+    strategies: tuple[StrategySettings, ...] = ()
+    quality_ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentSettings:
+    """How changes reach traffic. ``plan`` is the default of every rollout."""
+
+    environment: str = "production"
+    auto_promote: bool = True
+    plan: RolloutPlan = field(default_factory=RolloutPlan)
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """Who is told of transitions. ``secret`` is a reference, never a value; ``events`` empty means all."""
+
+    name: str
+    url: str
+    secret: str | None = None
+    events: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """Where optimizations and audit are kept; ``url`` None is a SQLite file in the state directory.
+
+    ``url`` is a reference like every secret, because it may hold a password.
+    """
+
+    url: str | None = None
+    max_connections: int = 20
+    timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything the optimizer acts on. ``config_hash`` names the configuration it was compiled from."""
 
@@ -114,3 +215,7 @@ class Settings:
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     publish_interval_s: float = 0.5
     guard_lease_s: float = 10.0
+    optimization: OptimizationSettings = field(default_factory=OptimizationSettings)
+    deployment: DeploymentSettings = field(default_factory=DeploymentSettings)
+    webhooks: tuple[WebhookSettings, ...] = ()
+    database: DatabaseSettings = field(default_factory=DatabaseSettings)

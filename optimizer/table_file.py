@@ -23,6 +23,7 @@ from optimizer.routing import (
     Access,
     Arm,
     BreakerRules,
+    Guarding,
     Limits,
     Model,
     Price,
@@ -241,6 +242,7 @@ def _table(raw: dict[str, Any], pool: tuple[Arm, ...]) -> RoutingTable:
         passthrough=_pairs,
         limits=lambda row: _build(Limits, row),
         access=lambda row: _build(Access, row),
+        overlays=tuple,
     )
 
 
@@ -269,6 +271,7 @@ def _route(raw: dict[str, Any], pool: tuple[Arm, ...]) -> Route:
         fallbacks=lambda rows: tuple([pool[index] for index in rows]),
         resilience=lambda row: _build(Resilience, row),
         quota=lambda row: _build(Quota, row),
+        guarding=lambda row: _build(Guarding, row),
     )
 
 
