@@ -69,8 +69,8 @@ request teaches nothing. See ``optimizer.reward``.
 ``config.reloaded.v1``: result, config_hash, problems (count).
 
 ``optimization.transition.v1`` (id = ``<optimization>:<revision>``): optimization, route, rollout, attempt, revision,
-verb, ``from``, ``to``, actor, reason, explanation, stage, percentage, measured (the guards' last verdicts), record (the whole
-new record). ``admin.audit.v1``: actor, action, target, detail.
+verb, ``from``, ``to``, actor, reason, explanation, stage, percentage, measured (the guards' last verdicts), record (the
+whole new record). ``admin.audit.v1``: actor, action, target, detail.
 """
 
 from typing import Final
