@@ -6,13 +6,15 @@ selector does not depend on which other routes exist or were rebuilt with it.
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 
 from optimizer.evidence import EvidenceSource
+from optimizer.rollouts.overlays import RouteOverlay, effective, plain_overlays
+from optimizer.rollouts.records import Optimization
 from optimizer.routing import Route, RoutingTable, Selector, Side
 from optimizer.settings import RouteSettings, Settings
 from policies.registry import POLICIES
@@ -108,7 +110,7 @@ def _number(name: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    settings: RouteSettings
+    overlay: RouteOverlay
     route: Route
 
 
@@ -131,6 +133,7 @@ class Publisher:
         version: int,
         now: float,
         dirty: Collection[str] | None = None,
+        records: Iterable[Optimization] = (),
     ) -> RoutingTable:
         """The next table.
 
@@ -140,18 +143,20 @@ class Publisher:
             version: Of the table; the caller counts.
             now: Unix time in seconds, for the fading of evidence and ``published_at``.
             dirty: Names of routes with new evidence; None rebuilds all.
+            records: The optimizations that change routes.
 
         Raises:
             ValueError: See ``build_side``; nothing of this call is remembered then.
         """
+        records = tuple(records)
+        overlays = effective(settings, records)
         built: dict[str, _Built] = {}
-        for route in settings.routes:
-            last = self._built.get(route.name)
-            if last is not None and dirty is not None and route.name not in dirty and last.settings == route:
-                built[route.name] = last
-                continue
-            side = build_side(route, gather(route, source, now=now), seed=self._seed)
-            built[route.name] = _Built(route, _route(route, side))
+        for name, overlay in overlays.items():
+            last = self._built.get(name)
+            if last is not None and dirty is not None and name not in dirty and last.overlay == overlay:
+                built[name] = last
+            else:
+                built[name] = _Built(overlay, self._route(overlay, source, now=now))
         self._built = built
         return RoutingTable(
             version=version,
@@ -166,21 +171,29 @@ class Publisher:
             access=settings.access,
             guard_lease_s=settings.guard_lease_s,
             segment_bytes=settings.retention.segment_bytes,
+            overlays=plain_overlays(records),
         )
 
+    def _route(self, overlay: RouteOverlay, source: EvidenceSource, *, now: float) -> Route:
+        settings, candidate = overlay.control, overlay.candidate
+        return Route(
+            name=settings.name,
+            control=self._side(settings, source, now=now),
+            match=settings.match,
+            candidate=self._side(candidate, source, now=now) if candidate is not None else None,
+            candidate_fraction=overlay.fraction,
+            rollout=overlay.rollout,
+            sticky=settings.sticky,
+            home=settings.home,
+            salt=route_salt(settings.name),
+            fallbacks=settings.fallbacks,
+            resilience=settings.resilience,
+            quota=settings.quota,
+            guarding=overlay.guarding,
+        )
 
-def _route(settings: RouteSettings, side: Side) -> Route:
-    return Route(
-        name=settings.name,
-        control=side,
-        match=settings.match,
-        sticky=settings.sticky,
-        home=settings.home,
-        salt=route_salt(settings.name),
-        fallbacks=settings.fallbacks,
-        resilience=settings.resilience,
-        quota=settings.quota,
-    )
+    def _side(self, route: RouteSettings, source: EvidenceSource, *, now: float) -> Side:
+        return build_side(route, gather(route, source, now=now), seed=self._seed)
 
 
 def build_table(

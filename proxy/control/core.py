@@ -82,6 +82,7 @@ class Core:
             state.table_file,
             publisher=Publisher(seed=state.node),
             source=self.ingest.statistics,
+            records=tuple,
             journal=self.journal,
             now=now,
         )

@@ -5,13 +5,15 @@ else than the last one. A refused build (bad settings) leaves file and version a
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from optimizer import events
 from optimizer.evidence import EvidenceSource
 from optimizer.publisher import Publisher
+from optimizer.rollouts.records import Optimization
 from optimizer.routing import RoutingTable
 from optimizer.settings import Settings
 from optimizer.table_file import TableReader, write_table
@@ -28,6 +30,7 @@ class Publication:
         path: The table file.
         publisher: Builds tables; keeps what did not change.
         source: Where evidence comes from.
+        records: Gives the optimizations that change routes.
         journal: Gets a ``table.published`` event per write.
         now: Unix seconds.
     """
@@ -38,17 +41,21 @@ class Publication:
         *,
         publisher: Publisher,
         source: EvidenceSource,
+        records: Callable[[], Iterable[Optimization]],
         journal: Journal,
         now: Callable[[], float],
     ) -> None:
         self._path = path
         self._publisher = publisher
         self._source = source
+        self._records = records
         self._journal = journal
         self._now = now
         self.table: RoutingTable | None = None
         previous = TableReader(path).poll()
         self._version = previous.version if previous is not None else 0
+        self.inherited: tuple[Mapping[str, Any], ...] = previous.overlays if previous is not None else ()
+        """The overlays of the table that was there at start."""
 
     @property
     def version(self) -> int:
@@ -56,7 +63,12 @@ class Publication:
         return self._version
 
     def publish(
-        self, settings: Settings, *, dirty: Collection[str] | None = None, always: bool = False
+        self,
+        settings: Settings,
+        *,
+        dirty: Collection[str] | None = None,
+        always: bool = False,
+        taking: bool = False,
     ) -> bool:
         """Build and, if it differs from the last one, write the table. True when one was written.
 
@@ -64,17 +76,23 @@ class Publication:
             settings: What to publish.
             dirty: Routes with new evidence; None rebuilds all.
             always: Write even the same again, which makes workers look their secrets up anew.
+            taking: Traffic is taken away, so workers may see the table before the disk has confirmed it.
 
         Raises:
             ValueError: The settings can't be built; the message names the route.
             OSError: The disk refuses.
         """
         table = self._publisher.build(
-            settings, self._source, version=self._version + 1, now=self._now(), dirty=dirty
+            settings,
+            self._source,
+            version=self._version + 1,
+            now=self._now(),
+            dirty=dirty,
+            records=self._records(),
         )
         if not always and self.table is not None and _same(self.table, table):
             return False
-        checksum = write_table(self._path, table)
+        checksum = write_table(self._path, table, order="rename_first" if taking else "fsync_first")
         self.table, self._version = table, table.version
         self._journal.write(
             events.TABLE_PUBLISHED,
