@@ -25,6 +25,8 @@ def test_wheel_holds_exactly_three_packages(tmp_path: Path) -> None:
 
     assert tops == {"proxy", "optimizer", "policies"}
     assert "proxy/prices.json" in names
+    migrations = "optimizer/control_store/migrations/"
+    assert {f"{migrations}env.py", f"{migrations}versions/v0001_records.py"} <= set(names)
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
 
 
