@@ -27,6 +27,7 @@ from proxy.http1.client import Pool
 from proxy.providers.base import Codec
 from proxy.resilience.breaker import Breaker
 from proxy.resilience.follow_up import RetryBudget
+from proxy.rollout_watch import Watch
 
 _RESOLVE_CACHE = 4096
 _OPENINGS = 4096
@@ -138,7 +139,8 @@ class CompiledRoute:
     """A route, or a plain model seen as a route of one arm (``plain``).
 
     ``fallback`` are the arms to go to instead of the side's own when the decided one fails. Rollout and bandit keys
-    are the same in all workers of all nodes; the unit key is this node's secret.
+    are the same in all workers of all nodes; the unit key is this node's secret. ``watch`` counts for the guards of the
+    rollout; None without one.
     """
 
     name: str
@@ -155,6 +157,7 @@ class CompiledRoute:
     source: Route | None
     fallback: CompiledSide | None = None
     resilience: Resilience = field(default_factory=Resilience)
+    watch: Watch | None = field(default=None, compare=False, repr=False)
 
     @property
     def quota(self) -> Quota | None:

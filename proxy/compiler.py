@@ -30,6 +30,7 @@ from proxy.http1.framing import encode_headers
 from proxy.providers.registry import CODECS
 from proxy.resilience.breaker import Board, Breaker
 from proxy.resilience.follow_up import RetryBudget
+from proxy.rollout_watch import Watches
 
 BreakerOf: TypeAlias = Callable[[Model, Upstream], Breaker]
 
@@ -42,7 +43,7 @@ class Compiler:
 
     ``resolve_secret`` maps a secret's name to its value or None. A pool whose upstream left the table is
     handed to ``retire`` (which closes it when idle). ``unit_secret`` keys what the log keeps of users and sessions.
-    ``board`` holds the breakers.
+    ``board`` holds the breakers and ``watches`` what is known of rollouts, from table to table.
     """
 
     def __init__(
@@ -53,8 +54,10 @@ class Compiler:
         retire: Callable[[Pool], None],
         unit_secret: bytes,
         board: Board,
+        watches: Watches | None = None,
     ) -> None:
         self._board = board
+        self._watches = watches or Watches()
         self._make_pool = make_pool
         self._resolve_secret = resolve_secret
         self._retire = retire
@@ -79,6 +82,7 @@ class Compiler:
         self._handles = handles
         self._previous = compiled
         self._watch(compiled)
+        self._watches.keep(table.routes)
         return compiled
 
     def _breaker(self, model: Model, upstream: Upstream) -> Breaker:
@@ -172,6 +176,7 @@ class Compiler:
             source=route,
             fallback=fallback,
             resilience=route.resilience,
+            watch=self._watches.watch(route),
         )
 
     def _side(

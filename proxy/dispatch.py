@@ -1,7 +1,8 @@
 """The synchronous core: one parsed request in, one decision with its exact propensity out.
 
 Nothing here awaits, locks, logs or reads a clock; randomness is a function that is passed in. A request
-reads one table, and what it logs suffices to replay the decision.
+reads one table, and what it logs suffices to replay the decision. All it leaves behind is a count, on routes with a
+rollout.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,12 +14,16 @@ from proxy.compiled import CompiledArm, CompiledRoute, CompiledSide, CompiledTab
 from proxy.envelope import Envelope
 from proxy.errors import ClientFault, ModelNotFound, ProxyError, Unavailable
 from proxy.headers import PIN
+from proxy.rollout_watch import Watch
 
 _TWO_POW_64 = 2.0**64
 UNIT_BYTES = 8
 # Providers answer with at least a few tokens; without max_tokens this much room is asked of a context window.
 _REPLY_ROOM_TOKENS = 256
 _LISTED_ARMS = 32
+# Why a unit of the candidate's gets control; also the names of the event's fields.
+GUARD_LOST = "guard_lost"
+STOPPED = "stopped"
 
 
 @dataclass(slots=True)
@@ -28,7 +33,8 @@ class Decision:
     ``mask`` has a bit per eligible arm of ``side``, ``ejected`` one per arm that only its open breaker keeps out;
     ``propensity`` is P(arm | side, mask);
     ``side_probability`` P(side) for this unit; ``baseline`` the index of the arm the caller would have
-    got without us. ``unit_hash`` is a keyed hash, or "" when the unit is the request.
+    got without us. ``unit_hash`` is a keyed hash, or "" when the unit is the request. ``withheld`` says why a unit of
+    the candidate's got control, else None. ``watch`` counts how it ends, None when the guards must not see it.
     """
 
     route: CompiledRoute
@@ -41,9 +47,10 @@ class Decision:
     randomised: bool
     unit: str
     unit_hash: str
-    guard_lost: bool
+    withheld: str | None
     baseline: int
     ejected: int = 0
+    watch: Watch | None = None
 
 
 def decide(
@@ -65,13 +72,12 @@ def decide(
     if route is None:
         raise ModelNotFound(envelope.model)
     unit, unit_bytes = _unit(route, envelope, headers)
-    side, side_probability, guard_lost = _draw_side(route, unit_bytes, uniform, guarded)
-    pin = headers.get(PIN)
-    if pin is not None:
-        drawn = side
+    side, side_probability, withheld, watch = _draw_side(route, unit_bytes, uniform, guarded)
+    if (pin := headers.get(PIN)) is not None:
+        drawn, watch = side, None
         side, index = _pinned(route, side, pin, guarded)
         if side is not drawn:
-            side_probability, guard_lost = 1.0, False
+            side_probability, withheld = 1.0, None
         baseline = _baseline(route, side, envelope)
         mask, reason, propensity, ejected = 1 << index, "pinned", 1.0, 0
         if not (side.available & side.endpoint_masks[envelope.endpoint] & mask):
@@ -79,8 +85,10 @@ def decide(
     else:
         baseline = _baseline(route, side, envelope)
         mask, reason = _eligible(route, side, envelope, baseline)
+        if watch is not None:
+            watch.assigned(side.name)
         if not mask:
-            raise _unavailable(side, envelope, side.full)
+            raise _nobody(side, envelope, watch)
         ejected = mask & side.health.down
         if ejected == mask:
             ejected = 0  # Somebody has to try: the last arm is never ejected.
@@ -100,9 +108,10 @@ def decide(
         randomised=reason == "bandit",
         unit=unit,
         unit_hash="" if unit_bytes is None else unit_digest(route.unit_key, unit_bytes),
-        guard_lost=guard_lost,
+        withheld=withheld,
         baseline=baseline,
         ejected=ejected,
+        watch=watch,
     )
 
 
@@ -157,22 +166,27 @@ def _baseline(route: CompiledRoute, side: CompiledSide, envelope: Envelope) -> i
 
 def _draw_side(
     route: CompiledRoute, unit: bytes | None, uniform: Callable[[], float], guarded: bool
-) -> tuple[CompiledSide, float, bool]:
+) -> tuple[CompiledSide, float, str | None, Watch | None]:
+    """The side, its probability, why the candidate is withheld from a unit of its own, and who counts."""
     candidate = route.candidate
     if candidate is None or route.fraction <= 0.0:
-        return route.control, 1.0, False
+        return route.control, 1.0, None, None
     draw = uniform() if unit is None else _hash_uniform(route.rollout_key, unit)
-    if not guarded:
-        # Everybody gets control, so that is certain for everybody.
-        return route.control, 1.0, draw < route.fraction
+    watch = route.watch
+    if not guarded or (watch is not None and watch.stopped):
+        # Everybody gets control, so that is certain for everybody; and there is nothing to compare it with.
+        if draw >= route.fraction:
+            return route.control, 1.0, None, None
+        return route.control, 1.0, STOPPED if guarded else GUARD_LOST, None
     if draw >= route.fraction:
-        return route.control, 1.0 - route.fraction, False
-    return candidate, route.fraction, False
+        return route.control, 1.0 - route.fraction, None, watch
+    return candidate, route.fraction, None, watch
 
 
 def _pinned(route: CompiledRoute, side: CompiledSide, pin: bytes, guarded: bool) -> tuple[CompiledSide, int]:
     name = pin.decode("latin-1")
-    for choice in (side, route.control, route.candidate if guarded else None):
+    reachable = guarded and (route.watch is None or not route.watch.stopped)
+    for choice in (side, route.control, route.candidate if reachable else None):
         if choice is not None:
             index = choice.index_of(name)
             if index is not None:
@@ -246,6 +260,15 @@ def _why_not(side: CompiledSide, arm: CompiledArm, envelope: Envelope, reason: s
     if side.passthrough and not envelope.stateful and envelope.endpoint != EMBEDDINGS:
         return "the caller's credential belongs to another upstream"
     return "embeddings keep their model" if envelope.endpoint == EMBEDDINGS else "not the home upstream"
+
+
+def _nobody(side: CompiledSide, envelope: Envelope, watch: Watch | None) -> ProxyError:
+    """No arm of the drawn side is eligible: to the guards that is the side's doing, whoever is told to fix it."""
+    fault = _unavailable(side, envelope, side.full)
+    if watch is not None:
+        count = watch.rejected if isinstance(fault, ClientFault) else watch.errored
+        count(side.name)
+    return fault
 
 
 def _unavailable(side: CompiledSide, envelope: Envelope, mask: int) -> ProxyError:

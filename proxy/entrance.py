@@ -175,6 +175,7 @@ class Entrance:
         started_ms = int(time() * 1000)
         request_id = self.mint(request, started_ms)
         envelope: Envelope | None = None
+        decision: Decision | None = None
         try:
             if table is None:
                 raise Overloaded("The proxy is starting: it has no routing table yet. Retry in a second.")
@@ -190,6 +191,8 @@ class Entrance:
                 envelope, arm.arm, arm.model, arm.variant, arm.handle.upstream
             )
         except (ProxyError, orjson.JSONEncodeError) as error:
+            if decision is not None and decision.watch is not None:
+                decision.watch.rejected(decision.side.name)
             # Its traceback knows this frame: under a name that stays, it would be a cycle.
             self.refuse(
                 error if isinstance(error, ProxyError) else _too_deep(),

@@ -21,15 +21,19 @@ def alternatives(
     """Arms to go to instead of ``failed``: the route's fallbacks in their order, else the side's by probability.
 
     Those whose breaker is open come only if there is no other. Without fallbacks of its own a route prefers
-    other upstreams than the failed one.
+    other upstreams than the failed one. A candidate that fails can turn to control last: it must not cost its callers
+    anything, and its guards count the failure all the same.
     """
     route = decision.route
     if route.plain or decision.reason == "pinned":
         return []
-    side = route.fallback or decision.side
-    arms = [arm for arm in side.arms if arm.id not in tried and _can_serve(side, arm, decision, envelope)]
-    if route.fallback is None:
-        arms.sort(key=lambda arm: (_same_upstream(arm, failed), -side.probabilities[arm.index]))
+    if route.fallback is not None:
+        arms = _of_side(route.fallback, decision, envelope, tried)
+        return [arm for arm in arms if not arm.breaker.down] or arms
+    arms = _by_preference(decision.side, decision, envelope, tried, failed)
+    if decision.side is route.candidate:
+        known = {*tried, *(arm.id for arm in arms)}
+        arms += _by_preference(route.control, decision, envelope, known, failed)
     return [arm for arm in arms if not arm.breaker.down] or arms
 
 
@@ -43,6 +47,23 @@ def with_larger_context(arms: list[CompiledArm], failed: CompiledArm) -> list[Co
 def that_continue(arms: list[CompiledArm]) -> list[CompiledArm]:
     """Those of ``arms`` that can go on with an answer that was begun."""
     return [arm for arm in arms if not PREFILLS.isdisjoint(arm.model.capabilities)]
+
+
+def _of_side(
+    side: CompiledSide, decision: Decision, envelope: Envelope, tried: Collection[str]
+) -> list[CompiledArm]:
+    return [arm for arm in side.arms if arm.id not in tried and _can_serve(side, arm, decision, envelope)]
+
+
+def _by_preference(
+    side: CompiledSide,
+    decision: Decision,
+    envelope: Envelope,
+    tried: Collection[str],
+    failed: CompiledArm,
+) -> list[CompiledArm]:
+    arms = _of_side(side, decision, envelope, tried)
+    return sorted(arms, key=lambda arm: (_same_upstream(arm, failed), -side.probabilities[arm.index]))
 
 
 def _same_upstream(arm: CompiledArm, other: CompiledArm) -> bool:

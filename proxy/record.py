@@ -16,6 +16,7 @@ from optimizer.routing import EMBEDDINGS
 from proxy.compiled import CompiledArm
 from proxy.dispatch import Decision, filtered_reasons
 from proxy.envelope import Envelope
+from proxy.errors import CredentialsRefused
 from proxy.pricing import cost_usd
 from proxy.providers.base import ReplyFacts
 from proxy.providers.signals import is_refusal
@@ -27,6 +28,8 @@ _FIXED_FACTS = 1024
 # Bounds on what a client or an upstream named.
 _NAME_CHARS = 200
 _FINISH_REASONS = 16
+# Of these no caller is at fault when another arm is asked instead: our key there, our account, the model's name.
+_OURS_TO_FIX = frozenset((401, 402, 403, 404))
 _USUAL_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter", "completed"))
 
 
@@ -123,6 +126,8 @@ class Recorder:
         # What is the same for every request of this arm was serialized once; the rest joins it as bytes.
         fixed = self._fixed(decision, envelope)
         self._append(request_id, timing, orjson.Fragment(fixed + orjson.dumps(data)[1:]))
+        if decision.watch is not None:
+            _count_for_guards(decision, data, timing, ending, tried, cost, stream=envelope.stream)
         return cost
 
     def undecided(
@@ -169,7 +174,7 @@ class Recorder:
             decision.reason,
             decision.unit,
             decision.side_probability,
-            decision.guard_lost,
+            decision.withheld,
             decision.route.rollout,
         )
         known = side.fixed_facts.get(key)
@@ -203,8 +208,8 @@ class Recorder:
         if not plain and len(side.arms) <= events.INLINE_VECTOR_ARMS:
             data["arms"] = side.ids
             data["probabilities"] = side.selector.vector(decision.mask)
-        if decision.guard_lost:
-            data["guard_lost"] = True
+        if decision.withheld is not None:
+            data[decision.withheld] = True
         if len(side.fixed_facts) >= _FIXED_FACTS:
             side.fixed_facts.clear()
         encoded = side.fixed_facts[key] = orjson.dumps(data)[:-1] + b","
@@ -362,6 +367,49 @@ def _facts(
     if judged and data["outcome"] == events.COMPLETED and endpoint != EMBEDDINGS:
         data["signals"] = _signals(facts)
     return cost
+
+
+def _count_for_guards(
+    decision: Decision,
+    data: dict[str, Any],
+    timing: Timing,
+    ending: Ending,
+    tried: Sequence[Tried],
+    cost: float | None,
+    *,
+    stream: bool,
+) -> None:
+    """Book how a request of a rollout ended. Our own bounds, and callers that leave, are no outcome of a side."""
+    watch, side = decision.watch, decision.side.name
+    assert watch is not None
+    first = next((attempt for attempt in tried if attempt.why == events.FIRST), None)
+    outcome, status = ending.outcome, ending.upstream_status
+    if first is not None and _failed_upstream(first.status, first.error, moved_on=first is not tried[-1]):
+        # Even when somebody else saved the request: the guards ask how the side does by itself.
+        watch.errored(side)
+    elif outcome == events.UPSTREAM_FAULT:
+        watch.errored(side)
+    elif outcome == events.COMPLETED:
+        signals: dict[str, int] = data.get("signals", {})
+        watch.completed(
+            side,
+            ms=timing.ttft_ms if stream else timing.duration_ms,
+            invalid=bool(signals.get("empty") or signals.get("refusal") or signals.get("json_valid") == 0),
+            cost_usd=cost,
+        )
+    elif status is not None and _failed_upstream(status, ending.error, moved_on=False):
+        watch.errored(side)
+    elif outcome == events.CALLER_FAULT and status is not None:
+        watch.rejected(side)
+
+
+def _failed_upstream(status: int | None, error: str | None, *, moved_on: bool) -> bool:
+    """Whether an attempt failed for a reason that is not the caller's: a fault, or 429; see ``_OURS_TO_FIX``."""
+    if error is None or error in events.OUR_WORDS:
+        return False
+    if status is None or status < 400 or status >= 500 or status in (408, 429):
+        return True
+    return error == CredentialsRefused.code or (moved_on and status in _OURS_TO_FIX)
 
 
 def _signals(facts: ReplyFacts) -> dict[str, int]:

@@ -23,7 +23,7 @@ from optimizer import events
 from optimizer.guard import age_s
 from optimizer.ids import RequestIds
 from optimizer.log.node import StateDirectory
-from optimizer.log.writer import DETAIL, LogWriter, WriterBounds, encode, event_source
+from optimizer.log.writer import DETAIL, VITAL, LogWriter, WriterBounds, encode, event_source
 from optimizer.routing import Limits, RoutingTable, Upstream
 from optimizer.table_file import TableReader
 from proxy.admin_link import AdminLink
@@ -40,6 +40,7 @@ from proxy.http1.server import Server
 from proxy.logs import configure
 from proxy.record import Recorder
 from proxy.resilience.breaker import Board
+from proxy.rollout_watch import Watches
 from proxy.supervisor_link import QUICKLY, Link, Message
 from proxy.turn import Turn
 from proxy.worker_departure import Departure
@@ -95,16 +96,21 @@ class Worker:
         self.plane = self._make_plane(Random(uniform_seed).random)  # noqa: S311 - draws of a bandit, not secrets
         self._retired: list[Pool] = []
         self._board = Board(clock=perf_counter, uniform=self.plane.uniform)
+        self._watches = Watches()
+        self._watches.on_stop = self._append_report
         self._compiler = Compiler(
             make_pool=lambda origin: Pool(origin, loop=loop),
             resolve_secret=resolver.resolve,
             retire=self._retired.append,
             unit_secret=state.id_key,
             board=self._board,
+            watches=self._watches,
         )
         self.server = Server(self.plane, lambda: self._limits, loop=loop)
         self._timers: list[asyncio.TimerHandle] = []
         self._last_report = 0.0
+        self._reports = 0
+        self._acknowledged = 0
         self._lag_ms = 0.0
         self._due = 0.0
         if first is not None:
@@ -229,17 +235,22 @@ class Worker:
         self._timers[1] = self._loop.call_later(_STATS_S, self._report)
 
     def _append_report(self) -> None:
-        rows = self._counts.take()
-        now = monotonic()
-        if not rows and not self.plane.in_flight and now - self._last_report < _QUIET_STATS_S:
+        rows, guards = self._counts.take(), self._watches.take()
+        now, table = monotonic(), self.plane.table
+        version = table.version if table is not None else 0
+        # A new table is acknowledged soon even when nobody asks for anything.
+        active = rows or guards or self.plane.in_flight or version != self._acknowledged
+        if not active and now - self._last_report < _QUIET_STATS_S:
             return
-        self._last_report = now
-        table = self.plane.table
+        stops = self._watches.take_stops()
+        self._last_report, self._acknowledged = now, version
         pools = {name: handle.pool for name, handle in table.handles.items()} if table is not None else {}
         data = {
             "worker": self._incarnation,
-            "table_version": table.version if table is not None else 0,
+            "table_version": version,
             "routes": rows,
+            "guards": guards,
+            "stops": stops,
             "in_flight": self.plane.in_flight,
             "connections": self.server.open_connections,
             "buffered_bytes": self.server.buffered_bytes,
@@ -258,10 +269,11 @@ class Worker:
         }
         self._lag_ms = 0.0
         now_ms = int(time() * 1000)
-        event_id = f"{self._incarnation:08x}-{now_ms:x}"
-        self._writer.append(
-            encode(event_id, events.WORKER_STATS, self._source, now_ms, data), priority=DETAIL
-        )
+        self._reports += 1
+        event_id = f"{self._incarnation:08x}-{now_ms:x}-{self._reports:x}"
+        line = encode(event_id, events.WORKER_STATS, self._source, now_ms, data)
+        # When not all can be kept, a guard must not be the first to go blind.
+        self._writer.append(line, priority=VITAL if guards or stops else DETAIL)
 
 
 def _optimizer_origin(socket: str) -> Origin:

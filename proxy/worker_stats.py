@@ -1,4 +1,4 @@
-"""What a worker reports every 250 ms besides its events: ``worker.stats.v1``.
+"""What a worker reports every 250 ms besides its events, and at once when it stops a candidate: ``worker.stats.v1``.
 
 Guards read these counts, so that a learner that is behind on its reading never delays a rollback. The fields of
 ``data``; "so far" counts from the worker's start:
@@ -6,6 +6,11 @@ Guards read these counts, so that a learner that is behind on its reading never 
 - ``worker``: the incarnation
 - ``table_version``: of the table in use, which acknowledges it
 - ``routes``: list of [route, arm, side, outcome, count] since the last report
+- ``guards``: list of [route, rollout, stage, side, {count}] since the last report, with those counts of
+  ``optimizer.rollouts.guards.SideCounts`` that are not 0. Requests that were pinned, or decided while the candidate was
+  withheld from its units, are in none; ``assigned`` counts when a side is drawn, all else when the request ends
+- ``stops``: list of [route, rollout, reason]: ``hard_stop`` in every report while the candidate is stopped in this
+  worker, ``baseline_failing`` once when it would have been stopped if control did not fail as well
 - ``in_flight``: requests that are being answered
 - ``connections``: of clients, open now
 - ``buffered_bytes``: request bodies and unsent replies that are held now

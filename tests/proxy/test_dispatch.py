@@ -150,7 +150,11 @@ async def test_nobody_guards_so_nobody_gets_the_candidate():
     table = await _compile(_table(routes=(route,)))
     decision = _go(table, guarded=False)
 
-    assert (decision.side.name, decision.guard_lost, decision.side_probability) == ("control", True, 1.0)
+    assert (decision.side.name, decision.withheld, decision.side_probability) == (
+        "control",
+        "guard_lost",
+        1.0,
+    )
 
 
 @settings(max_examples=50, deadline=None)

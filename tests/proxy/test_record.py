@@ -282,9 +282,9 @@ async def test_without_a_guard_control_is_certain():
         for u in (0.1, 0.9)  # type: ignore[misc]
     )
 
-    assert [(d.side.name, d.side_probability, d.guard_lost) for d in (low, high)] == [
-        ("control", 1.0, True),
-        ("control", 1.0, False),
+    assert [(d.side.name, d.side_probability, d.withheld) for d in (low, high)] == [
+        ("control", 1.0, "guard_lost"),
+        ("control", 1.0, None),
     ]
 
 
