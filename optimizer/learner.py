@@ -5,6 +5,7 @@ is what makes every event count exactly once. Feedback may come before its decis
 never: it waits in a bounded set, counts once, is refused beyond the window, and what is missing is not zero.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,9 +23,15 @@ from optimizer.settings import CustomMetric, Settings
 from optimizer.statistics import FUTURE_S, RouteArm, Statistics
 from optimizer.store import Identity, Waiting
 
+_log = logging.getLogger(__name__)
+
 # What a request costs at a model's present price, from the usage in its event's data; None when that can not
 # be told.
 Reprice: TypeAlias = Callable[[Model, Mapping[str, Any]], float | None]
+
+# Told of every rating that was learned: the data of its decision with the request's id as ``request_id``, the
+# signal and the value. Called once per rating, before the step is saved.
+Listener: TypeAlias = Callable[[Mapping[str, Any], str, float], None]
 
 DAY_S = 86400
 # Beyond this a value is no measurement, and its square would drown everything else.
@@ -91,6 +98,7 @@ class Learner:
         self.statistics = statistics
         self.counts: Counter[str] = Counter()
         self.dirty_routes: set[str] = set()
+        self.listeners: list[Listener] = []
         self._verify = verify
         self._decisions = decisions
         self._was_seen = was_seen
@@ -191,7 +199,7 @@ class Learner:
             self.dirty_routes.add(data["route"])
         if self._waiting and request_id in self._waiting:
             for item in self._release(request_id):
-                self._teach(data, item.metric, item.value)
+                self._teach(request_id, data, item.metric, item.value)
 
     def _fold_feedback(self, event: Mapping[str, Any]) -> None:
         data = event["data"]
@@ -213,13 +221,13 @@ class Learner:
         self.counts["feedback_accepted"] += 1
         decision = self._decisions.find(request_id, request)
         if decision is not None:
-            self._teach(decision, signal, value)
+            self._teach(request_id, decision, signal, value)
             return
         item = Waiting(event["id"], request_id, signal, float(value), decided_at)
         self._added.append(item)
         self._keep(item)
 
-    def _teach(self, decision: Mapping[str, Any], signal: str, value: float) -> None:
+    def _teach(self, request_id: str, decision: Mapping[str, Any], signal: str, value: float) -> None:
         """Add a rating to the arm that answered, at the time of the decision."""
         route = decision.get("route")
         keys = self._served_by(route, decision) if route else None
@@ -236,6 +244,16 @@ class Learner:
             self.statistics.add((route, *keys), decision["started_ms"] * 1e-3, ((signal, float(value)),))
             self.dirty_routes.add(route)
             self.counts["feedback_learned"] += 1
+            self._tell(request_id, decision, signal, float(value))
+
+    def _tell(self, request_id: str, decision: Mapping[str, Any], signal: str, value: float) -> None:
+        for listener in self.listeners:
+            try:
+                listener({**decision, "request_id": request_id}, signal, value)
+            except Exception:  # noqa: BLE001  # a listener's fault must not stop learning, nor the other listeners
+                self.counts["listener_errors"] += 1
+                if self.counts["listener_errors"] % 1000 == 1:
+                    _log.exception("a listener failed on the rating of %s", request_id)
 
     # --- storing ------------------------------------------------------------------------------------
 

@@ -355,6 +355,40 @@ def test_a_reload_keeps_what_was_learned(bench, learning):
     assert bench.signal("quality", now=NOW + 61).weight == pytest.approx(0.5, rel=1e-4)
 
 
+def test_listeners_are_told_of_every_rating_that_was_learned(bench):
+    """With the decision and its request id; early ones when their decision comes, refused and repeated ones never."""
+    told = []
+    bench.learner.listeners.append(lambda decision, signal, value: told.append((decision, signal, value)))
+    request = bench.decide()
+    bench.rate(request, 0.25)
+    bench.rate(request, 0.25)
+    bench.rate(request, 7.0, metric="user_satisfaction")
+    bench.rate(bench.decide(outcome=events.UPSTREAM_FAULT), 0.5)
+    early = bench.mint()
+    bench.rate(early, 0.75)
+    bench.decide(request_id=early)
+    assert [(decision["request_id"], signal, value) for decision, signal, value in told] == [
+        (request, "quality", 0.25),
+        (request, "user_satisfaction", 7.0),
+        (early, "quality", 0.75),
+    ]
+    assert all(decision["arm"] == "small/default" for decision, _, _ in told)
+    assert "request_id" not in bench.log.rows[request]
+
+
+def test_a_listener_that_fails_stops_neither_learning_nor_the_others(bench):
+    told = []
+
+    def fail(decision, signal, value):
+        raise ValueError("not today")
+
+    bench.learner.listeners += [fail, lambda decision, signal, value: told.append(value)]
+    bench.rate(bench.decide(), 0.25)
+    assert told == [0.25]
+    assert bench.signal("quality").mean == 0.25
+    assert bench.learner.counts["listener_errors"] == 1
+
+
 def test_other_events_teach_nothing(bench):
     """Selectors, worker statistics and what later versions invent."""
     for kind in (events.SELECTOR, events.WORKER_STATS, "llm_optimizer.future.v9"):

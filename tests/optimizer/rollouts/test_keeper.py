@@ -1,0 +1,157 @@
+"""Evidence about rollouts: what counts for which stage, and that a restart neither loses nor repeats anything."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optimizer import events
+from optimizer.log.writer import LogWriter, encode
+from optimizer.rollouts.book import Book
+from optimizer.rollouts.keeper import EvaluationKeeper
+from optimizer.rollouts.records import Optimization
+from tests.optimizer.rollouts.conftest import PLAN, make_record
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Stage:
+    """A keeper over a log that the test writes as a worker would."""
+
+    def __init__(self, path: Path, record: Optimization) -> None:
+        self.clock = Clock()
+        self.directory = path
+        self.book = Book([record])
+        self.record = record
+        self.writer = LogWriter(path, node=1, incarnation=1, role="worker")
+        self.sent = 0
+
+    def keeper(self) -> EvaluationKeeper:
+        return EvaluationKeeper(
+            self.book, self.directory, cursor={}, is_sticky=lambda route: False, now=self.clock
+        )
+
+    def report(self, *rows: list[Any], stops: list[list[str]] | None = None, requests: int = 0) -> None:
+        self.sent += 1
+        data = {
+            "worker": 1,
+            "table_version": 7,
+            "routes": [["chat", "big", "control", "completed", requests]] if requests else [],
+            "guards": list(rows),
+            "stops": stops or [],
+        }
+        self.writer.append(encode(f"s{self.sent}", events.WORKER_STATS, "/1/worker/1", 1, data))
+
+    def row(self, side: str, stage: int = 0, rollout: str | None = None, **counts: float) -> list[Any]:
+        assert self.record.rollout is not None
+        return ["chat", rollout or self.record.rollout.id, stage, side, counts]
+
+
+@pytest.fixture
+def stage(tmp_path: Path, running: Optimization) -> Stage:
+    return Stage(tmp_path, running)
+
+
+def totals(keeper: EvaluationKeeper) -> tuple[int, int]:
+    """Resolved outcomes of control and candidate, as any guard counts them."""
+    (judgement,) = keeper.judgements()
+    error = next(verdict for verdict in judgement.verdicts if verdict.guard == "error")
+    return error.control_samples, error.candidate_samples
+
+
+def test_counts_of_both_sides_add_up(stage):
+    keeper = stage.keeper()
+    stage.report(
+        stage.row("control", resolved=90, assigned=90), stage.row("candidate", resolved=10, assigned=10)
+    )
+    stage.report(stage.row("control", resolved=9, assigned=9), requests=99)
+    assert keeper.poll() == 1
+    assert totals(keeper) == (99, 10)
+    assert keeper.acknowledged == {1: 7}
+    stage.clock.now += 10.0
+    assert keeper.rates.per_second("chat", now=stage.clock.now) == pytest.approx(9.9)
+
+
+def test_another_stage_or_another_rollout_does_not_count(stage):
+    keeper = stage.keeper()
+    stage.report(
+        stage.row("candidate", stage=1, resolved=50), stage.row("candidate", rollout="ro_other", resolved=50)
+    )
+    keeper.poll()
+    assert totals(keeper) == (0, 0)
+
+
+def test_evidence_begins_anew_with_the_next_stage(stage, settings, small):
+    keeper = stage.keeper()
+    stage.report(stage.row("candidate", resolved=50), stage.row("control", resolved=50))
+    keeper.poll()
+    following = make_record(settings, small, stage=1)
+    stage.book.join(
+        type(following)(**{name: getattr(following, name) for name in following.__slots__} | {"revision": 9})
+    )
+    stage.report(stage.row("candidate", stage=1, resolved=3))
+    keeper.poll()
+    assert totals(keeper) == (0, 3)
+
+
+def test_a_restart_goes_on_where_it_was_saved(stage):
+    keeper = stage.keeper()
+    stage.report(stage.row("control", resolved=90), stage.row("candidate", resolved=10, errors=2))
+    keeper.poll()
+    saved = keeper.snapshot()
+    stage.report(stage.row("control", resolved=5), stage.row("candidate", resolved=5))
+    keeper.poll()  # was not saved: the report is read again
+    again = stage.keeper()
+    again.restore(saved)
+    again.poll()
+    assert totals(again) == totals(keeper) == (95, 15)
+    assert [j.decision for j in again.judgements()] == [j.decision for j in keeper.judgements()]
+
+
+def test_ratings_count_for_the_side_that_was_decided(stage):
+    keeper = stage.keeper()
+    assert stage.record.rollout is not None
+    for side, value in (("candidate", 0.2), ("control", 0.9), ("candidate", 0.4)):
+        keeper.rated({"rollout": stage.record.rollout.id, "side": side}, "quality", value)
+    keeper.rated({"rollout": stage.record.rollout.id, "side": "candidate"}, "joy", 5.0)
+    keeper.rated({"rollout": None, "side": "control"}, "quality", 0.5)
+    (judgement,) = keeper.judgements()
+    quality = next(verdict for verdict in judgement.verdicts if verdict.guard == "quality")
+    assert (quality.control_samples, quality.candidate_samples) == (1, 2)
+    assert quality.candidate == pytest.approx(0.3)
+
+
+def test_what_workers_stopped_is_told_once(stage):
+    keeper = stage.keeper()
+    rollout = stage.record.rollout
+    assert rollout is not None
+    stop = ["chat", rollout.id, "hard_stop"]
+    stage.report(stops=[stop, ["chat", "ro_other", "hard_stop"]])
+    stage.report(stops=[stop])
+    keeper.poll()
+    assert keeper.take_stops() == [(rollout.id, "hard_stop")]
+    assert keeper.take_stops() == []
+
+
+def test_passing_is_asked_for_at_the_end_of_the_stage_and_then_at_intervals(stage):
+    keeper = stage.keeper()
+    few = (stage.row("control", resolved=500, assigned=900), stage.row("candidate", resolved=60, assigned=60))
+    stage.report(*few)
+    keeper.poll()
+    assert [j.decision.kind for j in keeper.judgements()] == ["insufficient"]
+    stage.clock.now = 100.0 + PLAN.stages[0].duration_s
+    assert [(j.decision.kind, j.decision.why) for j in keeper.judgements()] == [("insufficient", "samples")]
+    stage.report(stage.row("candidate", resolved=60, assigned=60))
+    keeper.poll()
+    stage.clock.now += PLAN.checks.interval_s / 2
+    assert [j.decision.kind for j in keeper.judgements()] == ["insufficient"]
+    stage.clock.now += PLAN.checks.interval_s
+    assert [j.decision.kind for j in keeper.judgements()] == ["pass"]
+    stage.clock.now += 0.05
+    assert [j.decision.kind for j in keeper.judgements()] == ["pass"], "it holds until somebody acts on it"
