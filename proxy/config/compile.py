@@ -15,7 +15,9 @@ from optimizer.settings import (
     RouteSettings,
     Settings,
 )
+from proxy.config.compile_deployment import compile_database, compile_deployment, compile_webhooks
 from proxy.config.compile_models import ModelCompiler
+from proxy.config.compile_optimization import compile_optimization
 from proxy.config.compile_routes import (
     BUILTIN_METRICS,
     METRIC_ALIASES,
@@ -34,13 +36,15 @@ from proxy.config.flat import (
 from proxy.config.identity import digest_of
 from proxy.config.known import OPENAI
 from proxy.config.models import File
-from proxy.config.models_optimization import CustomMetricBlock, DeploymentBlock
+from proxy.config.models_optimization import CustomMetricBlock
 from proxy.config.options import AdminOptions, Listen, LogOptions
 from proxy.config.problems import Findings, KeyPath, suggest
 
 _BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
 _PASSTHROUGH_ALL = "/v1/"
+# Whether a request was answered: recorded for every one, and what a prompt test may go by.
+_SUCCESS = "success"
 # Where callers may put a client key; it is taken out before anything else is looked at.
 _KEY_HEADERS = frozenset(("authorization", "x-api-key", "api-key", "x-llm-optimizer-key"))
 _OURS = {"chat": "/v1/chat/completions"} | {name: f"/v1/{name}" for name in ENDPOINTS if name != "chat"}
@@ -85,7 +89,6 @@ def compile_file(file: File, secrets: SecretStore, findings: Findings) -> Compil
         models.catalogue()
     models.report_assumptions()
     passthrough = _passthrough(file, upstreams, findings)
-    _check_deployment(file.deployment, findings)
     settings = Settings(
         config_hash="",
         upstreams=tuple(upstreams.compiled.values()),
@@ -105,6 +108,10 @@ def compile_file(file: File, secrets: SecretStore, findings: Findings) -> Compil
         ),
         publish_interval_s=file.optimization.publish_interval_ms / 1000,
         guard_lease_s=file.deployment.guard_lease_sec,
+        optimization=compile_optimization(file, routes, router.defaults, findings),
+        deployment=compile_deployment(file, findings),
+        webhooks=compile_webhooks(file.webhooks, secrets, findings),
+        database=compile_database(file.database, secrets, findings),
     )
     server = file.server
     return Compiled(
@@ -145,7 +152,7 @@ def _objectives_path(file: File) -> KeyPath:
 def _custom_metrics(file: File, findings: Findings) -> tuple[CustomMetric, ...]:
     """Declared metrics, and those that a prompt test names, which are gauges read by their mean."""
     metrics: dict[str, CustomMetric] = {}
-    reserved = {*BUILTIN_METRICS, *METRIC_ALIASES}
+    reserved = {*BUILTIN_METRICS, *METRIC_ALIASES, _SUCCESS}
     for index, block in enumerate(file.metrics.custom):
         path: KeyPath = ("metrics", "custom", index)
         if block.name in reserved:
@@ -156,9 +163,11 @@ def _custom_metrics(file: File, findings: Findings) -> tuple[CustomMetric, ...]:
             metrics[block.name] = _custom_metric(block, path, findings)
     tests = file.optimization.prompt_optimization
     for index, name in enumerate(tests.metrics if tests is not None else ()):
+        path = (*PROMPTS, "metrics", index)
+        if METRIC_ALIASES.get(name, name) == "ttft":
+            findings.problem(path, f"{name!r} decides no prompt test; `latency` can.")
         if name in metrics or name in reserved:
             continue
-        path = (*PROMPTS, "metrics", index)
         hint = suggest(name, [*reserved, *metrics], list_up_to=0)
         if hint is not None or not re.fullmatch(r"[a-z_][a-z0-9_]{0,63}", name):
             findings.problem(
@@ -330,21 +339,3 @@ def _check_listen_host(file: File, findings: Findings) -> None:
             "whoever reaches this address can send requests with the configured upstream keys; "
             "`access: {client_keys: true}` asks callers for keys made with `llm-optimizer keys create`.",
         )
-
-
-def _check_deployment(block: DeploymentBlock, findings: Findings) -> None:
-    stages = block.canary.stages if block.canary is not None else []
-    last = 0.0
-    for index, stage in enumerate(stages):
-        path: KeyPath = ("deployment", "canary", "stages", index)
-        if stage.percentage <= last:
-            findings.problem((*path, "percentage"), f"must be above the stage before it, which has {last:g}.")
-        last = stage.percentage
-        if stage.percentage < 100 and stage.duration_sec is None:
-            findings.problem((*path, "duration_sec"), "is required for a stage below 100 %.")
-        if (
-            stage.max_wait_sec is not None
-            and stage.duration_sec is not None
-            and stage.max_wait_sec < stage.duration_sec
-        ):
-            findings.problem((*path, "max_wait_sec"), "must not be shorter than duration_sec.")

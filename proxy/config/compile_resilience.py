@@ -142,4 +142,7 @@ def _check_hedge(block: RouteBlock, arms: Sequence[Arm], path: KeyPath, findings
         findings.problem(path, "needs a second attempt.", "Write `retries: 2` or more.")
     # An arm that was refused is another one all the same.
     if len(arms) < 2 and path[:2] not in findings.broken:
-        findings.problem(path, "needs another arm to go to.", "Add one to `arms` or `fallbacks`.")
+        # No problem: an optimization may leave a route with one arm, and what it is then must load again.
+        findings.note(
+            path, "never acts: the route has no other arm to go to. Add one to `arms` or `fallbacks`."
+        )

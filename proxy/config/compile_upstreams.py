@@ -12,7 +12,7 @@ from proxy.config.known import ANTHROPIC, BUILTIN, OPENAI
 from proxy.config.models_server import ServerBlock
 from proxy.config.models_upstream import UpstreamBlock
 from proxy.config.problems import Findings, KeyPath, suggest
-from proxy.config.secrets import parse, resolve
+from proxy.config.secrets import literal_reference, parse, resolve
 from proxy.http1.addresses import host_problem
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -51,8 +51,14 @@ class SecretStore:
             findings.problem(path, str(error))
             return None
         if value is not None:
-            self.literals[reference] = value
+            self.keep(value)
             findings.note(path, "the key stands in the file itself; ${NAME} or file:/path would keep it out.")
+        return reference
+
+    def keep(self, value: str) -> str:
+        """The reference of a value that may be written out."""
+        reference = literal_reference(value)
+        self.literals[reference] = value
         return reference
 
     def is_known(self, reference: str) -> bool:

@@ -1,11 +1,12 @@
 """``Loaded`` back to a document: every route, model, upstream and prompt spelled out, nothing left to
 guess.
 
-Invariant: loading the document in the same environment gives equal ``Settings``. Secrets are references
-only, and what the file took from a variable is written as that variable again.
+Invariant: loading the document in the same environment gives equal ``Settings``; of routes that optimizations have
+changed, it gives what they were changed to. Secrets are references only, and what the file took from a variable is
+written as that variable again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,52 +14,67 @@ from optimizer.routing import Arm, BreakerRules, Model, Price, Quota, Resilience
 from optimizer.settings import CustomMetric, Objective, PolicySettings, RouteSettings
 from proxy.config.compile_models import STREAM_USAGE
 from proxy.config.compile_routes import DEFAULT_PROMPT
+from proxy.config.effective_deployment import database, deployment, optimization, webhooks
 from proxy.config.flat import uses_known_models
 from proxy.config.identity import EXACT
 from proxy.config.interpolate import has_variable
 from proxy.config.load import Loaded
-from proxy.config.places import is_secret, mask_address, may_hold_password
+from proxy.config.places import holds_password, is_secret, mask_address, may_hold_password
 from proxy.config.problems import KeyPath
-from proxy.config.secrets import ENV
+from proxy.config.secrets import ENV, LITERAL
+
+_FIRST = (
+    *("server", "access", "state_dir", "upstreams", "models", "prompts", "routes", "passthrough"),
+    *("known_models", "optimization", "deployment", "webhooks", "metrics", "database"),
+)
 
 
-def effective_document(loaded: Loaded) -> dict[str, Any]:
-    """The configuration in its full form, as plain values ready for YAML."""
+def effective_document(loaded: Loaded, changed: Mapping[str, RouteSettings] | None = None) -> dict[str, Any]:
+    """The configuration in its full form, as plain values ready for YAML.
+
+    ``changed`` holds routes, by name, that deployed optimizations have made of those of the file.
+    """
     settings, file = loaded.settings, loaded.source.file
+    written = {route.name: _route(route) for route in settings.routes}
+    routes = {**written, **{name: _route(route) for name, route in (changed or {}).items()}}
     document = _written_blocks(loaded)
-    document["upstreams"] = {upstream.name: _upstream(upstream) for upstream in settings.upstreams}
-    document["models"] = _models(loaded)
-    document["prompts"] = {
-        variant.name: _prompt(variant) for variant in settings.variants if variant.name != DEFAULT_PROMPT
-    }
-    document["routes"] = {route.name: _route(route) for route in settings.routes}
-    document["passthrough"] = {
-        "default" if prefix == "/v1/" else prefix: upstream for prefix, upstream in settings.passthrough
-    }
-    document["known_models"] = uses_known_models(file)
-    document["metrics"] = {"custom": [_metric(metric) for metric in settings.custom_metrics]}
-    document["optimization"] = _without_compiled_variants(document.get("optimization", {}))
-    order = [
-        "server",
-        "access",
-        "state_dir",
-        "upstreams",
-        "models",
-        "prompts",
-        "routes",
-        "passthrough",
-        "known_models",
-    ]
     document["server"] = {
         **file.server.model_dump(exclude_none=True),
         "in_flight_bytes": settings.limits.in_flight_bytes,
     }
     document["access"] = file.access.model_dump()
-    if not document["metrics"]["custom"]:
-        del document["metrics"]
-    ordered = {key: document.pop(key) for key in order if key in document}
-    result: dict[str, Any] = _restore({**ordered, **document}, loaded, ())
+    document["upstreams"] = {upstream.name: _upstream(upstream) for upstream in settings.upstreams}
+    document["models"] = _models(loaded)
+    document["prompts"] = {
+        variant.name: _prompt(variant) for variant in settings.variants if variant.name != DEFAULT_PROMPT
+    }
+    document["routes"] = routes
+    document["passthrough"] = {
+        "default" if prefix == "/v1/" else prefix: upstream for prefix, upstream in settings.passthrough
+    }
+    document["known_models"] = uses_known_models(file)
+    document["optimization"] = optimization(loaded)
+    document["deployment"] = deployment(loaded)
+    optional = {
+        "metrics": {"custom": [_metric(metric) for metric in settings.custom_metrics]}
+        if settings.custom_metrics
+        else {},
+        "webhooks": webhooks(loaded),
+        "database": database(loaded),
+    }
+    document |= {key: part for key, part in optional.items() if part}
+    ordered = {key: document.pop(key) for key in _FIRST if key in document}
+    held = frozenset(_differing(written, routes))
+    result: dict[str, Any] = _restore({**ordered, **document}, loaded, (), held)
     return result
+
+
+def _differing(written: Mapping[str, Any], routes: Mapping[str, Any]) -> Iterator[KeyPath]:
+    """What is no longer as the file has it; a variable that stands there says nothing about it."""
+    for name, route in routes.items():
+        for key, value in route.items():
+            if written[name].get(key) != value:
+                yield ("routes", name, key)
 
 
 def _models(loaded: Loaded) -> dict[str, Any]:
@@ -76,30 +92,32 @@ def _written_blocks(loaded: Loaded) -> dict[str, Any]:
     return {key: value for key, value in written.items() if value not in ({}, [])}
 
 
-def _without_compiled_variants(optimization: Mapping[str, Any]) -> dict[str, Any]:
-    """Prompt variants stand under ``prompts`` now; their names would be taken."""
-    result = dict(optimization)
-    tests = result.get("prompt_optimization")
-    if isinstance(tests, dict):
-        result["prompt_optimization"] = {key: value for key, value in tests.items() if key != "variants"}
-    return result
-
-
-def _restore(value: Any, loaded: Loaded, path: KeyPath) -> Any:
-    """Put variables back in their places, mask what may hold a password, escape what looks like one."""
+def _restore(value: Any, loaded: Loaded, path: KeyPath, held: frozenset[KeyPath]) -> Any:
+    """Put variables back in their places but for those in ``held``, mask what may hold a password, escape what
+    looks like a variable.
+    """
     if is_secret(path):
         return _reference(value, loaded, path)
+    if path in held:
+        return _escaped(value)
     raw = _raw(loaded.source.raw, path)
     taken = isinstance(raw, str) and has_variable(raw) and path not in loaded.source.overrides
     if isinstance(value, dict):
-        return {key: _restore(child, loaded, (*path, key)) for key, child in value.items()}
+        return {key: _restore(child, loaded, (*path, key), held) for key, child in value.items()}
     if isinstance(value, list):
         # A variable may stand for a whole list, written with commas.
-        return raw if taken else [_restore(child, loaded, (*path, i)) for i, child in enumerate(value)]
+        return raw if taken else [_restore(child, loaded, (*path, i), held) for i, child in enumerate(value)]
     if may_hold_password(path) and isinstance(value, str):
         return mask_address(str(raw) if taken else value, path, loaded.source.overrides.get(path))
-    if taken:
-        return raw
+    return raw if taken else _escaped(value)
+
+
+def _escaped(value: Any) -> Any:
+    """The same value with no variable in it, and whole numbers without a point."""
+    if isinstance(value, dict):
+        return {key: _escaped(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_escaped(child) for child in value]
     if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
         return int(value)
     return value.replace("${", "$${") if isinstance(value, str) else value
@@ -111,7 +129,18 @@ def _reference(value: Any, loaded: Loaded, path: KeyPath) -> str:
     if path[0] == "admin":
         keys, has_single = loaded.admin.keys, loaded.source.file.admin.key is not None
         text = keys[path[-1] + has_single] if isinstance(path[-1], int) else keys[0]
+    elif may_hold_password(path):
+        text = _database_url(text, loaded, path)
     return f"${{{text.removeprefix(ENV)}}}" if text.startswith(ENV) else text
+
+
+def _database_url(text: str, loaded: Loaded, path: KeyPath) -> str:
+    """As written as long as no password stands in it."""
+    reference = loaded.settings.database.url or text
+    raw = _raw(loaded.source.raw, path)
+    if not reference.startswith(LITERAL) or not isinstance(raw, str) or raw.startswith(LITERAL):
+        return reference
+    return reference if holds_password(raw) else raw
 
 
 def _raw(data: Any, path: KeyPath) -> Any:
@@ -215,7 +244,7 @@ def _route(route: RouteSettings) -> dict[str, Any]:
         "match": list(route.match),
         "arms": [_arm(arm) for arm in route.arms],
         "baseline": route.baseline,
-        "policy": _policy(route.policy),
+        "policy": _policy(route.policy, len(route.arms)),
         "objectives": [_objective(objective) for objective in route.objectives],
         "optimize": route.optimize,
     }
@@ -270,19 +299,30 @@ def _arm(arm: Arm) -> dict[str, Any]:
     return document
 
 
-def _policy(policy: PolicySettings) -> dict[str, Any]:
+def _policy(policy: PolicySettings, arms: int) -> dict[str, Any]:
     document: dict[str, Any] = {
         "type": policy.name,
-        "floor": policy.floor,
+        **_floor(policy.floor, arms),
         "min_pulls": policy.min_pulls,
         "half_life_hours": policy.half_life_s / 3600,
         "max_memory": policy.max_memory,
         "prior_strength": policy.prior_strength,
         "epsilon": policy.epsilon,
     }
-    if policy.fixed:
+    if policy.fixed and policy.name == "fixed":
         document["probabilities"] = dict(policy.fixed)
     return document
+
+
+def _floor(floor: float, arms: int) -> dict[str, float]:
+    """The floor, as long as a file may say so: not more than all traffic.
+
+    Left out it may be too much for many arms, and optimizations may bring arms to a policy that was made for fewer. To
+    the policy it is all the same, which never gives more than half of the traffic to floors.
+    """
+    if floor * arms <= 1.0:
+        return {"floor": floor}
+    return {} if floor == PolicySettings().floor else {"floor": 1.0 / arms}
 
 
 def _objective(objective: Objective) -> dict[str, Any]:

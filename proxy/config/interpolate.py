@@ -1,14 +1,16 @@
 """``${NAME}`` and ``${NAME:-default}`` in the text values of a document.
 
-A secret's place is left alone: it keeps its reference. ``$${`` stands for a literal ``${``.
+A secret's place is left alone: it keeps its reference. Only a secret address may have variables among other text.
+``$${`` stands for a literal ``${``.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.config.places import is_secret
+from proxy.config.places import is_secret, may_hold_password
 from proxy.config.problems import Findings, KeyPath
+from proxy.config.secrets import is_reference
 
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^}]*))?\}")
 # Shorter values are words, ports and switches; to hide those would shred the messages.
@@ -29,7 +31,7 @@ def interpolate(
     path: KeyPath = (),
 ) -> Any:
     """A copy of ``value`` with variables replaced; ``keep`` holds what the environment set already."""
-    if path in keep or is_secret(path):
+    if path in keep or (is_secret(path) and not _is_composed(value, path)):
         return value
     if isinstance(value, dict):
         return {
@@ -44,6 +46,11 @@ def interpolate(
     if isinstance(value, str) and "${" in value:
         return _substitute(value, environ, findings, path)
     return value
+
+
+def _is_composed(value: Any, path: KeyPath) -> bool:
+    """Whether a secret is an address that is written out, perhaps with a variable in the password's place."""
+    return may_hold_password(path) and isinstance(value, str) and not is_reference(value)
 
 
 def _substitute(text: str, environ: Mapping[str, str], findings: Findings, path: KeyPath) -> str:

@@ -5,6 +5,7 @@ Unset secrets are notes, not problems: the arms that need them are unavailable u
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -43,7 +44,8 @@ class Source:
 class Loaded:
     """A valid configuration.
 
-    ``secrets`` maps ``literal:`` references to values and goes to workers over the supervisor's pipe only.
+    ``secrets`` maps ``literal:`` references to values; of these ``upstream_secrets`` go to workers, over the supervisor's
+    pipe only.
     ``content_hash`` is the SHA-256 of the file's bytes. ``state_dir`` None leaves the choice to the caller.
     """
 
@@ -57,6 +59,12 @@ class Loaded:
     path: Path | None
     content_hash: str
     source: Source = field(repr=False)
+
+    @property
+    def upstream_secrets(self) -> dict[str, str]:
+        """The literal keys of upstreams: all that a worker needs to know."""
+        named = {upstream.secret for upstream in self.settings.upstreams}
+        return {reference: value for reference, value in self.secrets.items() if reference in named}
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
@@ -103,7 +111,8 @@ def load_text(text: str, environ: Mapping[str, str], *, path: Path | None = None
     document = parse(text, findings)
     if findings.problems and not document.data:
         raise ConfigProblems(findings.problems, origin=origin)
-    raw = normalise(document.data, findings)
+    # A copy: what the environment sets must not look as if it had been written.
+    raw = normalise(deepcopy(document.data), findings)
     applied = lay_over(raw, environ, findings)
     raw = normalise(raw, findings)
     data = interpolate(raw, environ, findings, keep=applied)

@@ -5,14 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from proxy.config.models_base import AT_RESTART, Block, EmptyIsNone, Name, Text
-from proxy.config.models_optimization import (
-    DatabaseBlock,
-    DeploymentBlock,
-    KafkaBlock,
-    MetricsBlock,
-    OptimizationBlock,
-    RedisBlock,
-)
+from proxy.config.models_deployment import DatabaseBlock, DeploymentBlock, WebhookBlock
+from proxy.config.models_optimization import KafkaBlock, MetricsBlock, OptimizationBlock, RedisBlock
 from proxy.config.models_route import PromptBlock, RouteBlock
 from proxy.config.models_server import AccessBlock, AdminBlock, EventLogBlock, LogBlock, ServerBlock
 from proxy.config.models_upstream import ModelBlock, UpstreamBlock
@@ -56,8 +50,11 @@ class File(Block):
     deployment: DeploymentBlock = Field(
         default_factory=DeploymentBlock, description="How changes reach traffic."
     )
+    webhooks: list[WebhookBlock] = Field(
+        default_factory=list, description="Who is told what becomes of optimizations."
+    )
     metrics: MetricsBlock = Field(default_factory=MetricsBlock, description="Metrics of your own.")
-    database: DatabaseBlock | None = Field(default=None, description="PostgreSQL.")
+    database: DatabaseBlock | None = Field(default=None, description="Where optimizations are kept.")
     redis: RedisBlock | None = Field(default=None, description="What joins several nodes.")
     kafka: KafkaBlock | None = Field(default=None, description="Where the event log is shipped.")
     admin: AdminBlock = Field(default_factory=AdminBlock, description="Who may reach the admin paths.")

@@ -1,4 +1,4 @@
-"""Blocks about optimizing: strategies, custom metrics, deployment, as the user guide writes them."""
+"""Blocks about optimizing, as the user guide writes them: strategies, custom metrics, Redis and Kafka."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,8 +9,6 @@ from proxy.config.models_base import (
     CommaList,
     Count,
     Fraction,
-    Natural,
-    NotNegative,
     Positive,
     Real,
     Text,
@@ -47,11 +45,16 @@ class PromptOptimizationBlock(Block):
     variants: list[VariantBlock] = Field(
         default_factory=list, description="Prompts to compare, beside the unchanged one."
     )
-    test_duration_sec: Positive = Field(default=3600, description="How long they are compared.")
+    test_duration_sec: Positive = Field(
+        default=3600, description="After so long without a winner the answer is that no difference was shown."
+    )
     significance_level: OpenFraction = Field(
         default=0.05, description="Largest chance of a wrong winner that is accepted."
     )
-    metrics: Texts = Field(default_factory=list, description="Metrics that decide.")
+    metrics: Texts = Field(
+        default_factory=list,
+        description="Metrics that decide: quality, success, cost, latency, or custom ones. Left out: quality.",
+    )
 
 
 class CostReductionBlock(Block):
@@ -64,7 +67,7 @@ class CostReductionBlock(Block):
     quality_threshold: Fraction | None = Field(
         default=None, description="Share of the baseline's quality to keep."
     )
-    quality_floor: Real | None = Field(default=None, description="Least quality, absolute.")
+    quality_floor: Fraction | None = Field(default=None, description="Least quality, absolute.")
 
 
 class LatencyOptimizationBlock(Block):
@@ -75,7 +78,7 @@ class LatencyOptimizationBlock(Block):
     quality_threshold: Fraction | None = Field(
         default=None, description="Share of the baseline's quality to keep."
     )
-    quality_floor: Real | None = Field(default=None, description="Least quality, absolute.")
+    quality_floor: Fraction | None = Field(default=None, description="Least quality, absolute.")
 
 
 class MultiObjectiveBlock(Block):
@@ -94,12 +97,15 @@ class OptimizationBlock(Block):
     """The optimizer as a whole, and the short way to routes: what stands under `routes` wins."""
 
     enabled: bool = Field(default=True, description="false: every route plays its baseline only.")
-    interval_sec: Positive = Field(default=300, description="How often strategies look for changes.")
+    interval_sec: Annotated[Positive, Field(ge=1)] = Field(
+        default=300, description="How often strategies look for changes."
+    )
     strategies: Annotated[list[Strategy], CommaList] | None = Field(
         default=None, description="Which strategies run. Left out: every block that is present and enabled."
     )
     quality_threshold: Fraction | None = Field(
-        default=None, description="Share of the baseline's quality to keep, for every strategy."
+        default=None,
+        description="Share of the baseline's quality to keep, for strategies and rollouts without one of their own.",
     )
     publish_interval_ms: Annotated[Positive, Field(ge=50)] = Field(
         default=500, description="How often learned shares reach the workers."
@@ -115,55 +121,6 @@ class OptimizationBlock(Block):
     multi_objective: MultiObjectiveBlock | None = Field(
         default=None, description="Objectives of every route without its own."
     )
-
-
-class StageBlock(Block):
-    """One step of a rollout."""
-
-    percentage: Annotated[Real, Field(gt=0, le=100)] = Field(description="Traffic of the candidate.")
-    duration_sec: NotNegative | None = Field(
-        default=None, description="Least time at this stage. Needed below 100 %."
-    )
-    min_samples: Natural = Field(default=100, description="Least requests of the candidate.")
-    max_wait_sec: Positive | None = Field(default=None, description="When too few requests end the rollout.")
-
-
-class HealthCheckBlock(Block):
-    """Absolute bounds that a candidate must keep."""
-
-    enabled: bool = Field(default=True, description="false: no bounds.")
-    interval_sec: Positive = Field(default=30, description="How often they are checked.")
-    error_rate_threshold: Fraction | None = Field(default=None, description="Largest share of failures.")
-    latency_p95_threshold_ms: Positive | None = Field(
-        default=None, description="Largest 95th percentile: to the first token for streams, in all otherwise."
-    )
-    cost_per_request_threshold_usd: Positive | None = Field(default=None, description="Largest mean cost.")
-    quality_threshold: Fraction | None = Field(
-        default=None, description="Share of the baseline's quality to keep."
-    )
-    non_inferiority_margin: Fraction | None = Field(
-        default=None, description="How much worse than the control it may be."
-    )
-
-
-class CanaryBlock(Block):
-    """A gradual rollout."""
-
-    enabled: bool = Field(default=True, description="false: changes reach all traffic at once.")
-    stages: list[StageBlock] = Field(default_factory=list, description="Steps, rising.")
-    health_check: HealthCheckBlock | None = Field(default=None, description="Bounds.")
-
-
-class DeploymentBlock(Block):
-    """How changes reach traffic."""
-
-    environment: Text = Field(default="production", description="Name of this installation.")
-    auto_promote: bool = Field(default=True, description="false: a person promotes.")
-    guard_lease_sec: Annotated[Positive, Field(ge=2)] = Field(
-        default=10, description="Candidate traffic goes back to control this long after its guard was lost."
-    )
-    canary: CanaryBlock | None = Field(default=None, description="A gradual rollout.")
-    health_check: HealthCheckBlock | None = Field(default=None, description="Bounds for every rollout.")
 
 
 class CustomMetricBlock(Block):
@@ -192,14 +149,6 @@ class MetricsBlock(Block):
     custom: list[CustomMetricBlock] = Field(
         default_factory=list, description="Metrics for POST /v1/feedback."
     )
-
-
-class DatabaseBlock(Block):
-    """Where optimizations and audit are kept; without it a file in the state directory."""
-
-    url: Text | None = Field(default=None, description="postgresql:// address.")
-    max_connections: Count = Field(default=20, description="Connections open at once.")
-    timeout_sec: Positive = Field(default=5, description="Time for an answer.")
 
 
 class RedisBlock(Block):

@@ -6,12 +6,17 @@ from urllib.parse import urlsplit, urlunsplit
 from proxy.config.problems import KeyPath
 
 ANY = "*"
+# What connection URLs say after the question mark about no secret.
+_HARMLESS = frozenset(("host", "port", "sslmode", "sslrootcert", "application_name", "connect_timeout"))
 _VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}")
 
 SECRETS: tuple[KeyPath, ...] = (
     ("upstreams", ANY, "api_key"),
     ("admin", "key"),
     ("admin", "keys", ANY),
+    ("webhooks", ANY, "secret"),
+    # A secret because it may hold a password, and an address, so that one without a password is shown.
+    ("database", "url"),
 )
 ADDRESSES: tuple[KeyPath, ...] = (("database", "url"), ("redis", "url"))
 
@@ -29,8 +34,10 @@ def may_hold_password(path: KeyPath) -> bool:
 def without_credentials(url: str) -> str:
     """The URL without user, password, query and fragment; text that is no URL becomes empty."""
     try:
-        parts = urlsplit(url)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        # A password may hold letters that end the host's part of an address: all before the last @ goes first.
+        scheme, mark, rest = url.partition("://")
+        parts = urlsplit(f"{scheme}{mark}{rest.rpartition('@')[2]}" if mark else url)
+        return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
     except ValueError:
         return ""
 
@@ -41,10 +48,15 @@ def mask_address(url: str, path: KeyPath, variable: str | None = None) -> str:
     When something had to go, the result names the variable that can bring it back: ``variable`` if the
     value came from there, else the one that overrides ``path``.
     """
-    plain = without_credentials(url)
-    if variable is None and (plain == url or _only_variables(url)):
+    if variable is None and not holds_password(url):
         return url
-    return f"${{{variable or f'{path[0]}_url'.upper()}:-{_VARIABLE.sub('', plain)}}}"
+    plain = _VARIABLE.sub("", without_credentials(url))
+    return f"${{{variable or f'{path[0]}_url'.upper()}:-{plain}}}"
+
+
+def holds_password(url: str) -> bool:
+    """Whether a password stands in the URL itself, or may: of a query only a few harmless names are known."""
+    return without_credentials(url) != url and not _only_variables(url)
 
 
 def _only_variables(url: str) -> bool:
@@ -54,7 +66,9 @@ def _only_variables(url: str) -> bool:
     rest = url.partition("://")[2]
     credentials = rest.rpartition("@")[0]
     password = credentials.partition(":")[2]
-    return not _VARIABLE.sub("", password) and "?" not in rest
+    query = _VARIABLE.sub("", rest).partition("?")[2]
+    named = {part.partition("=")[0] for part in query.split("&") if part}
+    return not _VARIABLE.sub("", password) and named <= _HARMLESS
 
 
 def _among(path: KeyPath, patterns: tuple[KeyPath, ...]) -> bool:

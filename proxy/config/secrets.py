@@ -81,6 +81,12 @@ def parse(text: str, base: Path | None) -> tuple[str, str | None]:
     return _literal(text)
 
 
+def is_reference(text: str) -> bool:
+    """Whether ``text`` as a whole refers to a secret that stands elsewhere."""
+    text = text.strip()
+    return _WHOLE_VARIABLE.fullmatch(text) is not None or text.startswith((ENV, FILE, LITERAL))
+
+
 def _literal(text: str) -> tuple[str, str]:
     if not text:
         raise ValueError("the key is empty; remove it or write ${NAME}.")

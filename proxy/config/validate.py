@@ -20,7 +20,7 @@ from proxy.config.problems import Findings, KeyPath, suggest
 _MOST_ROUNDS = 12
 # A key is longer than most words; and where keys are expected a misplaced one may stand.
 _LONGEST_VALUE = 24
-_UNSHOWN = {("upstreams",), ("admin",), ("database",), ("redis",), ("passthrough",)}
+_UNSHOWN = {("upstreams",), ("admin",), ("database",), ("redis",), ("passthrough",), ("webhooks",)}
 _MESSAGES: Mapping[str, str] = {
     "missing": "is required.",
     "string_type": "must be text; put it in quotes.",
@@ -58,7 +58,7 @@ def validate(data: dict[str, Any], raw: dict[str, Any], findings: Findings) -> F
             paths.add(path)
         # Deepest first, and the end of a list before its start, so that no cut moves another's target.
         for path in sorted(paths, key=_cutting_order, reverse=True):
-            _cut(rest, path)
+            _cut(rest, path, findings)
             findings.broken.add(path[:2])
         cut |= paths
     return File()
@@ -150,7 +150,7 @@ def _at(data: Any, path: KeyPath) -> Any:
     return data
 
 
-def _cut(data: Any, path: KeyPath) -> None:
+def _cut(data: Any, path: KeyPath, findings: Findings) -> None:
     """Take away what can not be used: the key, or the entry that lacks one."""
     for length in range(len(path), 0, -1):
         parent = _at(data, path[: length - 1])
@@ -159,5 +159,10 @@ def _cut(data: Any, path: KeyPath) -> None:
             del parent[part]
             return
         if isinstance(parent, list) and isinstance(part, int) and part < len(parent):
+            # What stood behind it moves up, and is still to be named by where it was written.
+            behind = [
+                findings.written((*path[: length - 1], index)) for index in range(part + 1, len(parent))
+            ]
+            findings.moved |= {(*path[: length - 1], part + step): place for step, place in enumerate(behind)}
             del parent[part]
             return

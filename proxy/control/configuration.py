@@ -7,7 +7,7 @@ file is broken goes on with what was served.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,7 +34,11 @@ _log = logging.getLogger(LOGGER_NAME)
 
 @dataclass(frozen=True, slots=True)
 class ReloadResult:
-    """What became of one reload. ``needs_restart`` names settings that only a restart changes."""
+    """What became of one reload.
+
+    ``needs_restart`` names settings that only a restart changes, ``superseded`` optimizations (by id) that the new
+    configuration ended: it changes what they had changed, or no longer has what they name.
+    """
 
     result: str
     config_hash: str
@@ -42,6 +46,7 @@ class ReloadResult:
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     needs_restart: tuple[str, ...] = ()
+    superseded: tuple[str, ...] = ()
 
 
 class History:
@@ -124,6 +129,10 @@ class Configuration:
         """What the optimizer acts on."""
         return self.loaded.settings
 
+    def secret(self, reference: str) -> str | None:
+        """The value behind a reference of the configuration in use; None when there is none."""
+        return resolve(reference, self._environ, self.loaded.secrets)
+
     def keep(self) -> None:
         """Remember the configuration in use as good."""
         try:
@@ -147,13 +156,16 @@ class Configuration:
         """
         return load_text(text, self._environ, path=self.path)
 
-    def offer(self, loaded: Loaded, *, trigger: str, apply: Callable[[Loaded], None]) -> ReloadResult:
+    def offer(
+        self, loaded: Loaded, *, trigger: str, apply: Callable[[Loaded], Sequence[str] | None]
+    ) -> ReloadResult:
         """Swap to ``loaded`` unless it is what is in use already.
 
         Args:
             loaded: A checked configuration.
             trigger: Who asked: ``file``, ``signal``, ``api``.
-            apply: Makes everything follow it; an error it raises leaves the old one in place.
+            apply: Makes everything follow it and returns the ids of optimizations that it ends; an error it raises
+                leaves the old one in place.
         """
         if same(loaded, self.loaded):
             # The text is the same, but the keys behind its references need not be.
@@ -161,23 +173,30 @@ class Configuration:
             return self._report(trigger, UNCHANGED)
         try:
             rules = self._rules(loaded)
-            apply(loaded)
+            superseded = tuple(apply(loaded) or ())
         except (ValueError, OSError) as error:
             problem = Problem("", f"the configuration could not be put into use: {error}")
             return self.reject((problem,), trigger=trigger)
         self.loaded = loaded
         self.access_rules = rules
         self.keep()
-        return self._report(trigger, APPLIED)
+        return self._report(trigger, APPLIED, superseded=superseded)
 
     def reject(self, problems: Iterable[Problem], *, trigger: str) -> ReloadResult:
         """Take note that what was offered is refused."""
-        return self._report(trigger, REJECTED, tuple(problems))
+        return self._report(trigger, REJECTED, problems=tuple(problems))
 
     def _rules(self, loaded: Loaded) -> AccessRules:
         return access_rules(loaded, self._environ, None if loaded.admin.keys else self._generated_key())
 
-    def _report(self, trigger: str, result: str, problems: tuple[Problem, ...] = ()) -> ReloadResult:
+    def _report(
+        self,
+        trigger: str,
+        result: str,
+        *,
+        problems: tuple[Problem, ...] = (),
+        superseded: tuple[str, ...] = (),
+    ) -> ReloadResult:
         self.last_successful = result != REJECTED
         if result != REJECTED:
             self.last_success_at = self._now()
@@ -188,6 +207,7 @@ class Configuration:
             problems=problems,
             notes=tuple(str(note) for note in self.loaded.notes),
             needs_restart=needs_restart(self._started_with, self.loaded),
+            superseded=superseded,
         )
         if result != UNCHANGED:
             self._journal.write(
@@ -198,6 +218,7 @@ class Configuration:
                     "config_hash": report.config_hash,
                     "generation": report.generation,
                     "problems": len(problems),
+                    "superseded": list(superseded),
                 },
             )
         _tell(report, trigger)
@@ -229,6 +250,7 @@ def needs_restart(started_with: Loaded, loaded: Loaded) -> tuple[str, ...]:
             old.settings.retention.segment_bytes,
             new.settings.retention.segment_bytes,
         ),
+        "database": (old.settings.database, new.settings.database),
     }
     return tuple(name for name, (was, now) in pairs.items() if was != now)
 
@@ -255,5 +277,7 @@ def _tell(report: ReloadResult, trigger: str) -> None:
             _log.info("configuration %s is in use (%s)", report.config_hash[:12], trigger)
             if report.needs_restart:
                 _log.warning("only a restart changes %s", ", ".join(report.needs_restart))
+            if report.superseded:
+                _log.warning("it ends the optimizations %s", ", ".join(report.superseded))
         case _:
             _log.info("the configuration is unchanged (%s)", trigger)

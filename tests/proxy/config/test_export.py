@@ -63,7 +63,16 @@ database: {url: 'postgres://user:SECRET@db/x'}
 redis: {url: 'redis://:${REDIS_PASSWORD:-}@cache:6379/0'}
 admin: {key: '${ADMIN}', keys: ['SECRET', 'file:/run/admin'], require_key: true}
 optimization: {enabled: false, strategies: [cost_reduction], cost_reduction: {target: '0.40'}}
-deployment: {canary: {stages: [{percentage: 0.5, duration_sec: 1}, {percentage: 100}]}, guard_lease_sec: 3}
+deployment:
+  guard_lease_sec: 3
+  environment: staging
+  health_check: {error_rate_threshold: '${RATE:-0.25}'}
+  canary:
+    stages: [{percentage: '${SHARE:-0.5}', duration_sec: 1, max_wait_sec: 1.5}, {percentage: 99.9, duration_sec: 0}]
+    health_check: {quality_threshold: 1, interval_sec: 0.5}
+webhooks:
+- {name: hook, url: 'https://h/${HOOK:-x}', secret: '${KEY}', events: 'optimization.*'}
+- {url: 'http://h.example:8/', secret: 'SECRET'}
 """.replace("SECRET", PLANTED)
 ENVIRON = {
     "PORT": "8081",
@@ -106,7 +115,14 @@ def test_effective_export_keeps_variables():
     assert document["kafka"]["brokers"] == "${BROKERS:-k1:1,k2:2}"
     assert document["admin"]["key"] == "${ADMIN}"
     assert document["redis"]["url"] == "${REDIS_URL:-redis://c}"
-    assert document["database"]["url"] == "${DATABASE_URL:-postgres://db/x}"
+    assert document["database"]["url"].startswith("literal:")
+    assert document["webhooks"] == [
+        {"name": "hook", "url": "https://h/${HOOK:-x}", "secret": "${KEY}", "events": ["optimization.*"]},
+        {"name": "h.example", "url": "http://h.example:8/", "secret": document["webhooks"][1]["secret"]},
+    ]
+    assert document["webhooks"][1]["secret"].startswith("literal:")
+    assert document["deployment"]["canary"]["stages"][0]["percentage"] == "${SHARE:-0.5}"
+    assert document["deployment"]["health_check"] == {"error_rate_threshold": "${RATE:-0.25}"}
 
 
 def test_file_export_is_the_file_when_it_holds_no_secret():
@@ -136,6 +152,18 @@ def test_file_export_replaces_keys_in_place():
     assert load_text(exported, {}).settings == loaded.settings
 
 
+def test_a_key_that_the_environment_overrides_is_not_exported():
+    """It stands in the file all the same."""
+    text = f"upstreams: {{a: {{base_url: 'http://h', api_key: {PLANTED}}}}}\n"
+    environ = {"LLM_OPTIMIZER__UPSTREAMS__A__API_KEY": "other", "DATABASE_URL": "postgres://h/d"}
+    loaded = load_text(text, environ)
+
+    for source in ("effective", "file"):
+        exported = export(loaded, source=source)
+        assert PLANTED not in exported
+        assert load_text(exported, environ).settings == loaded.settings
+
+
 def test_environment_values_are_written_as_values():
     """Except where a password may be."""
     loaded = load_text("", {"SERVER_PORT": "9", "DATABASE_URL": f"postgres://u:{PLANTED}@h/d?x=1"})
@@ -143,7 +171,7 @@ def test_environment_values_are_written_as_values():
     document = yaml.safe_load(export(loaded))
 
     assert document["server"]["port"] == 9
-    assert document["database"]["url"] == "${DATABASE_URL:-postgres://h/d}"
+    assert document["database"] == {"url": "${DATABASE_URL}", "max_connections": 20, "timeout_sec": 5}
 
 
 names = st.text("abcxyz0129.-_", min_size=1, max_size=8).filter(lambda name: name[0].isalnum())
@@ -199,6 +227,42 @@ breakers = st.booleans() | st.fixed_dictionaries(
 
 
 @st.composite
+def deployments(draw):
+    """Plans of every kind, with bounds in either place."""
+    shares = sorted(draw(st.sets(st.floats(0.001, 100), max_size=4)))
+    bounds = {
+        "error_rate_threshold": st.floats(0.001, 0.999),
+        "latency_p95_threshold_ms": numbers,
+        "quality_threshold": st.floats(0, 1),
+        "interval_sec": numbers,
+    }
+    places = [st.fixed_dictionaries({}, optional=dict(part)) for part in batched(bounds.items())]
+    return {
+        "environment": draw(texts).replace("${", "$${"),
+        "auto_promote": draw(st.booleans()),
+        "health_check": draw(places[0]),
+        "canary": {
+            "enabled": draw(st.booleans()),
+            "stages": [
+                {
+                    "percentage": share,
+                    "duration_sec": draw(st.just(0) | numbers),
+                    "min_samples": draw(st.integers(0, 9)),
+                }
+                for share in shares
+            ],
+            "health_check": draw(places[1]),
+        },
+    }
+
+
+def batched(items):
+    """Halves of something."""
+    items = list(items)
+    return items[: len(items) // 2], items[len(items) // 2 :]
+
+
+@st.composite
 def documents(draw):
     models = draw(st.lists(names, min_size=1, max_size=4, unique=True))
     contents = draw(st.lists(texts, max_size=3, unique=True))
@@ -215,6 +279,12 @@ def documents(draw):
     return {
         "server": {"timeout_ms": draw(numbers), "drain_delay_ms": draw(st.just(0) | numbers)},
         "access": {"client_keys": draw(st.booleans())},
+        "optimization": {
+            "interval_sec": draw(st.floats(1, 1e6)),
+            "quality_threshold": draw(st.none() | st.floats(0, 1)),
+            "cost_reduction": {"target_reduction": draw(st.floats(0.001, 0.999))},
+        },
+        "deployment": draw(deployments()),
         "upstreams": {
             "u": {
                 "base_url": "http://h/v1",
@@ -254,6 +324,10 @@ def test_every_configuration_survives_its_export(document):
     assert load_text(export(loaded), {}).settings == loaded.settings
 
 
+DAMAGED = (
+    *("access", "server", "upstreams", "models", "routes"),
+    *("optimization", "deployment", "webhooks", "database"),
+)
 ODD_VALUES = [
     *(None, 0, -1, 1, 11, 0.5, 1e308, 10**20, True, False),
     *("", "x", "m", "z", "0", "false", "auto", "${NOPE}", "${PORT}"),
@@ -287,13 +361,7 @@ def test_a_damaged_configuration_is_refused_or_survives_its_export(seed):
 
 def _damage(document, rng):
     """Take away or replace one value in the parts that say where requests go."""
-    *path, last = rng.choice(
-        [
-            path
-            for path in _paths(document)
-            if path[0] in ("access", "server", "upstreams", "models", "routes")
-        ]
-    )
+    *path, last = rng.choice([path for path in _paths(document) if path[0] in DAMAGED])
     place = document
     for part in path:
         place = place[part]

@@ -321,6 +321,20 @@ def test_a_fallback_to_a_refused_arm_is_not_blamed_as_well():
     assert [problem.path for problem in problems] == ["routes.chat.arms[1].model"]
 
 
+def test_what_stands_behind_a_refused_entry_keeps_its_number():
+    """The entry is put aside while the others are checked."""
+    problems = problems_of(
+        "routes: {chat: {arms: [{id: a}, gpt-4, {prompt: p}, {model: gpt-4, prompt: nope}, nowhere]}}"
+    )
+
+    assert [problem.path for problem in problems] == [
+        "routes.chat.arms[0].model",
+        "routes.chat.arms[2].model",
+        "routes.chat.arms[3].prompt",
+        "routes.chat.arms[4].model",
+    ]
+
+
 def test_both_places_with_different_values_name_both():
     """A block at the top level and under `optimization` is one block."""
     problems = problems_of(

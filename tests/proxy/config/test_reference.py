@@ -62,7 +62,10 @@ def test_what_is_said_about_a_key():
     assert rows["routes.<name>", "retries"] == ("[block](#routesnameretries)", "-", "", "")
     assert rows["routes.<name>.objectives[]", "weight"] == ("number ≥ 0", "`1`", "", "live")
     assert rows["routes.<name>.arms[]", "model"] == ("text", "needed", "", "live")
-    assert rows["deployment.canary.stages[]", "duration_sec"] == ("number ≥ 0", "-", "s", "step 3")
+    assert rows["deployment.canary.stages[]", "duration_sec"] == ("number ≥ 0, ≤ 31536000", "-", "s", "live")
+    assert rows["database", "url"] == ("secret", "-", "", "restart")
+    assert rows["redis", "url"] == ("text", "-", "", "step 5")
+    assert rows["webhooks[]", "secret"] == ("secret", "-", "", "live")
     assert rows["access.when_optimizer_away", "budgets"] == ("`open`, `closed`", "`closed`", "", "live")
 
 

@@ -100,11 +100,6 @@ REFUSED = {
         "routes.chat.hedge_after_ms",
         "`retries: 2`",
     ),
-    "hedge without an arm": (
-        "routes: {chat: {arms: [gpt-4], fallbacks: [gpt-4], hedge_after_ms: 5}}",
-        "routes.chat.hedge_after_ms",
-        "fallbacks",
-    ),
     "unknown fallback": (
         "routes: {chat: {arms: [{model: gpt-4, id: big}], fallbacks: [bgi]}}",
         "routes.chat.fallbacks[0].model",
@@ -327,6 +322,15 @@ def test_going_on_needs_an_arm_that_can():
     ]
     assert messages_of("arms: [mine], streams: {resume: true}", able) == []
     assert messages_of("arms: [gpt-4o], fallbacks: [claude-haiku-4-5], streams: {resume: true}", "") == []
+
+
+def test_a_hedge_without_another_arm_is_a_note():
+    """An optimization may leave a route with one arm, and what it is then has to load again."""
+    text = "routes: {chat: {arms: [gpt-4], fallbacks: [gpt-4], hedge_after_ms: 5}}"
+    loaded = load_text(text, {"OPENAI_API_KEY": "x", "ANTHROPIC_API_KEY": "x"})
+
+    assert [note.path for note in loaded.notes] == ["routes.chat.hedge_after_ms"]
+    assert loaded.settings.routes[0].resilience.hedge_s == 0.005
 
 
 def test_what_costs_an_unknown_amount_has_no_budget():
