@@ -21,6 +21,7 @@ from optimizer.durable import replace_file
 PEER_HEADER: Final = "x-llm-optimizer-peer"
 WORKER_HEADER: Final = "x-llm-optimizer-worker"
 KEY_PREFIX: Final = "lopt-admin-"
+LOCAL: Final = "local"
 
 _LOCAL_HOSTS: Final = frozenset(("localhost", "127.0.0.1", "::1"))
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", re.IGNORECASE)
@@ -78,11 +79,15 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``allowed`` opens the endpoint; ``admin`` says the caller has earned details too; ``reason`` is for the 401."""
+    """``allowed`` opens the endpoint; ``admin`` says the caller has earned details too; ``reason`` is for the 401.
+
+    ``actor`` is how the audit calls an admitted operator: by a fingerprint of the key, or ``local`` without one.
+    """
 
     allowed: bool
     admin: bool
     reason: str = ""
+    actor: str = ""
 
 
 def judge(asked: Asked, reach: Reach, rules: AccessRules, *, worker_token: str) -> Verdict:
@@ -94,13 +99,13 @@ def judge(asked: Asked, reach: Reach, rules: AccessRules, *, worker_token: str) 
     presented = _presented_keys(asked)
     if presented:
         if all(_matches(key, rules.key_digests) for key in presented):
-            return Verdict(allowed=True, admin=True)
+            return Verdict(allowed=True, admin=True, actor=f"admin key {digest(presented[0]).hex()[:8]}")
         # The data endpoints carry the caller's own credentials, which are none of ours.
         refusal = "The key is not an admin key."
     else:
         refusal = _why_not_local(asked, rules, worker_token)
         if not refusal:
-            return Verdict(allowed=True, admin=True)
+            return Verdict(allowed=True, admin=True, actor=LOCAL)
     return Verdict(allowed=_is_open(asked, reach, rules, worker_token), admin=False, reason=refusal)
 
 

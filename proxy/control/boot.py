@@ -132,7 +132,7 @@ def announce(core: Core, send: Any, *, secrets_known: bool) -> None:
     """
     loaded = core.configuration.loaded
     if not secrets_known:
-        send({"secrets": dict(loaded.secrets)})
+        send({"secrets": loaded.upstream_secrets})
     about: dict[str, Any] = {"routes": [route.name for route in loaded.settings.routes]}
     if not loaded.admin.keys:
         about["admin_key_file"] = str(core.state.admin_key_file)

@@ -19,11 +19,13 @@ from optimizer.log.node import StateDirectory
 from optimizer.publisher import Publisher
 from optimizer.savings import Savings
 from proxy.config.load import Loaded
+from proxy.config.secrets import resolve
 from proxy.control.access import obtain_key
 from proxy.control.configuration import UNCHANGED, Configuration, History, ReloadResult
 from proxy.control.journal import Journal
 from proxy.control.metrics.observer import MetricsObserver
 from proxy.control.metrics.totals import Vocabulary
+from proxy.control.optimizing import Optimizing
 from proxy.control.publication import Publication
 from proxy.control.reprice import reprice
 from proxy.logs import LOGGER_NAME, Redactor
@@ -82,8 +84,17 @@ class Core:
             state.table_file,
             publisher=Publisher(seed=state.node),
             source=self.ingest.statistics,
-            records=tuple,
             journal=self.journal,
+            now=now,
+        )
+        self.settings = loaded.settings
+        self.optimizing = Optimizing(
+            state,
+            ingest=self.ingest,
+            journal=self.journal,
+            publication=self.publication,
+            settings=lambda: self.settings,
+            database_url=_database_url(loaded, environ),
             now=now,
         )
         self.configuration = Configuration(
@@ -103,7 +114,8 @@ class Core:
             ValueError, OSError: See the class.
         """
         self.ingest.take_dirty_routes()
-        self.publication.publish(self.configuration.settings)
+        self.optimizing.follow(self.settings)
+        self.publication.publish(self.settings)
 
     def publish_learned(self) -> bool:
         """Publish what was learned since the last call; True when the table changed."""
@@ -111,7 +123,7 @@ class Core:
         if not dirty:
             return False
         try:
-            return self.publication.publish(self.configuration.settings, dirty=dirty)
+            return self.publication.publish(self.settings, dirty=dirty)
         except OSError:
             # Nothing is lost: the evidence is kept, and the next round rebuilds these routes.
             self.ingest.learner.dirty_routes.update(dirty)
@@ -122,7 +134,7 @@ class Core:
         result = self.configuration.offer(loaded, trigger=trigger, apply=self._apply)
         if result.result == UNCHANGED and trigger != "file":
             # Somebody asked in person, perhaps because a key behind `file:` has changed.
-            self.publication.publish(self.configuration.settings, always=True)
+            self.publication.publish(self.settings, always=True)
         return result
 
     def close(self) -> None:
@@ -143,16 +155,28 @@ class Core:
             self.new_admin_key = key
         return key
 
-    def _apply(self, loaded: Loaded) -> None:
-        old = self.configuration.settings
+    def _apply(self, loaded: Loaded) -> list[str]:
+        old = self.settings
         self._redactor.learn(loaded.secrets.values())
         # Workers must hold a key before the table that names it; more keys than needed do no harm.
-        self._send({"secrets": {**self.configuration.loaded.secrets, **loaded.secrets}})
+        self._send({"secrets": {**self.configuration.loaded.upstream_secrets, **loaded.upstream_secrets}})
         self.ingest.configure(loaded.settings, reprice=reprice)
+        self.settings = loaded.settings
         try:
             self.publication.publish(loaded.settings, always=True)
         except (ValueError, OSError):
+            self.settings = old
             self.ingest.configure(old, reprice=reprice)
             raise
-        self._send({"secrets": dict(loaded.secrets)})
+        self._send({"secrets": loaded.upstream_secrets})
         self.observer.use(Vocabulary.of(loaded.settings))
+        # The table just published leaves out what the file no longer allows; now it is said.
+        return self.optimizing.follow(loaded.settings)
+
+
+def _database_url(loaded: Loaded, environ: Mapping[str, str]) -> str | None:
+    """The address of the database; a reference without a value is no reason to use another database."""
+    reference = loaded.settings.database.url
+    if reference is None:
+        return None
+    return resolve(reference, environ, loaded.secrets) or f"unset://{reference}"

@@ -9,6 +9,7 @@ from optimizer.arm_report import selection_report
 from proxy.control.core import Core
 from proxy.control.metrics.exposition import ConfigFacts, Facts
 from proxy.control.metrics.limits import LimitFacts, limit_facts
+from proxy.control.metrics.rollouts import RolloutFacts, fractions_of, statuses_of
 from proxy.control.product import product_version
 
 if TYPE_CHECKING:
@@ -71,10 +72,28 @@ class FactSource:
             ingest_errors={reason: core.ingest.counts[reason] for reason in INGEST_ERRORS},
             log_diversions=core.journal.writer.diversions,
             limits=self._limits(),
+            rollouts=self._rollouts(now),
             task_deaths=self._task_deaths(),
             tasks_down=len(runtime.tasks.down),
             kafka=gauges,
             kafka_counters=counters,
+        )
+
+    def _rollouts(self, now: float) -> RolloutFacts:
+        optimizing, runtime = self._core.optimizing, self._runtime
+        controller, book = optimizing.controller, optimizing.book
+        routes = [route.name for route in self._core.settings.routes]
+        return RolloutFacts(
+            statuses=statuses_of(book.all()),
+            candidate_fractions=fractions_of(routes, book.overlaying()),
+            transitions=controller.transitions,
+            guard_age_s=max(now - optimizing.keeper.polled_at, 0.0),
+            store_up=not controller.store_away,
+            store_errors=controller.store_retries,
+            pending_rows=controller.pending_rows + controller.pending_records,
+            unpublished_takes=controller.unpublished_takes,
+            webhooks=runtime.webhooks.counts,
+            webhooks_waiting=runtime.webhooks.waiting,
         )
 
     def savings(self) -> dict[str, float | None]:

@@ -30,7 +30,6 @@ class Publication:
         path: The table file.
         publisher: Builds tables; keeps what did not change.
         source: Where evidence comes from.
-        records: Gives the optimizations that change routes.
         journal: Gets a ``table.published`` event per write.
         now: Unix seconds.
     """
@@ -41,14 +40,14 @@ class Publication:
         *,
         publisher: Publisher,
         source: EvidenceSource,
-        records: Callable[[], Iterable[Optimization]],
         journal: Journal,
         now: Callable[[], float],
     ) -> None:
         self._path = path
         self._publisher = publisher
         self._source = source
-        self._records = records
+        self.records: Callable[[], Iterable[Optimization]] = tuple
+        """Gives the optimizations that change routes; set by whoever keeps them, before the first table."""
         self._journal = journal
         self._now = now
         self.table: RoutingTable | None = None
@@ -88,7 +87,7 @@ class Publication:
             version=self._version + 1,
             now=self._now(),
             dirty=dirty,
-            records=self._records(),
+            records=self.records(),
         )
         if not always and self.table is not None and _same(self.table, table):
             return False

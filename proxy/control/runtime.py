@@ -22,6 +22,7 @@ from optimizer.log.segment import EventReader
 from optimizer.log_sync import LogSyncer
 from optimizer.sinks.base import Sink
 from optimizer.store import StoreCorrupt
+from optimizer.strategies.registry import STRATEGIES
 from proxy.config.load import Loaded
 from proxy.config.problems import ConfigProblems
 from proxy.config.watch import watch
@@ -30,9 +31,11 @@ from proxy.control.admin.registry import ENDPOINTS
 from proxy.control.configuration import ReloadResult
 from proxy.control.core import Core
 from proxy.control.facts import FactSource
+from proxy.control.optimization_desk import OptimizationDesk
 from proxy.control.product import product_version
 from proxy.control.services import Services
 from proxy.control.tasks import Tasks
+from proxy.control.webhooks import Webhooks
 from proxy.logs import LOGGER_NAME
 from proxy.supervisor_link import Link, Message
 
@@ -41,6 +44,8 @@ SWEEP_S: Final = 5.0
 LAG_S: Final = 1.0
 LIMITS_SYNC_S: Final = 1.0
 LIMITS_SWEEP_S: Final = 60.0
+WATCH_S: Final = 0.05
+CONTROL_S: Final = 0.2
 CONFIG_POLL_S: Final = 1.0
 """Notifications are quicker, but an edit between the first look and the first notification has none."""
 SINK_PATIENCE_S: Final = 5.0
@@ -81,7 +86,12 @@ class Runtime:
         self._reloading = asyncio.Lock()
         self._runner: web.AppRunner | None = None
         self._syncer = LogSyncer([core.state.log_directory, core.state.index_directory])
+        self.webhooks = Webhooks(
+            lambda: core.settings.webhooks, secret=core.configuration.secret, now=core.now
+        )
+        core.ingest.add_consumer(self.webhooks)
         self.facts = FactSource(core, self)
+        optimizing = core.optimizing
         self.services = Services(
             core=core,
             reload=self.reload,
@@ -92,6 +102,14 @@ class Runtime:
             started=core.now(),
             version=product_version(),
             worker_token=core.state.worker_token,
+            optimizations=OptimizationDesk(
+                optimizing.controller,
+                optimizing.book,
+                STRATEGIES,
+                settings=lambda: core.settings,
+                situation=optimizing.strategist.situation,
+                store=optimizing.store,
+            ),
         )
 
     async def start(self) -> None:
@@ -104,6 +122,10 @@ class Runtime:
         self.tasks.spawn("retention", self._retain)
         self.tasks.spawn("lag", self._measure_lag)
         self.tasks.spawn("limits", self._keep_limits)
+        self.tasks.spawn("rollout-watch", self._watch_rollouts)
+        self.tasks.spawn("rollout-control", self._control_rollouts)
+        self.tasks.spawn("strategies", self._look_for_changes)
+        self.tasks.spawn("webhooks", self.webhooks.run)
         if core.configuration.path is not None:
             self.tasks.spawn("config-watch", self._watch)
         self._start_sinks()
@@ -137,6 +159,7 @@ class Runtime:
             await self._runner.cleanup()
         await self._stop_sinks()
         await self.tasks.close()
+        await self.core.optimizing.close()
         try:
             self.core.close()
         except Exception:  # noqa: BLE001 - what could not be saved is in the log and is read again
@@ -204,8 +227,25 @@ class Runtime:
 
     async def _guard(self) -> None:
         while True:
-            guard.renew(self.core.state.guard_file)
+            # Not renewed, it lets the workers send candidates' traffic back to control.
+            if self.core.optimizing.is_guarding:
+                guard.renew(self.core.state.guard_file)
             await asyncio.sleep(GUARD_S)
+
+    async def _watch_rollouts(self) -> None:
+        while True:
+            self.core.optimizing.watch()
+            await asyncio.sleep(WATCH_S)
+
+    async def _control_rollouts(self) -> None:
+        while True:
+            await self.core.optimizing.controller.tick()
+            await asyncio.sleep(CONTROL_S)
+
+    async def _look_for_changes(self) -> None:
+        while True:
+            await self.core.optimizing.strategist.round()
+            await asyncio.sleep(self.core.settings.optimization.interval_s)
 
     async def _ingest(self) -> None:
         try:

@@ -14,6 +14,7 @@ from proxy.control.access import AccessRules
 from proxy.control.configuration import ReloadResult
 from proxy.control.core import Core
 from proxy.control.metrics.exposition import Facts
+from proxy.control.optimization_desk import OptimizationDesk
 
 
 class Responses(Protocol):
@@ -37,6 +38,7 @@ class Services:
     started: float
     version: str
     worker_token: str
+    optimizations: OptimizationDesk | None = None
 
     @property
     def keys(self) -> KeyStore:
@@ -51,6 +53,11 @@ class Services:
     def access_rules(self) -> AccessRules:
         """Who may do what, by the configuration in use."""
         return self.core.configuration.access_rules
+
+    def audit(self, actor: str, action: str, target: str, detail: Mapping[str, Any]) -> None:
+        """Keep who changed what; ``detail`` holds no secret."""
+        if self.optimizations is not None:
+            self.optimizations.audit(actor, action, target, detail)
 
     def find_decision(self, request_id: str) -> Mapping[str, Any] | None:
         """The logged event of a request; None when the id is not ours or its row is gone."""

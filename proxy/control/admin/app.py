@@ -11,6 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from proxy.control.access import HOW_TO_GET_IN, Asked, Reach, Verdict, judge
+from proxy.control.admin import openapi
 from proxy.control.admin.endpoint import AdminFault, Call, Endpoint
 from proxy.control.services import Services
 from proxy.logs import LOGGER_NAME
@@ -56,6 +57,7 @@ def build_app(services: Services, endpoints: Sequence[Endpoint]) -> web.Applicat
             return AdminFault(500, "INTERNAL_ERROR", "The request failed; the log says why.").response()
 
     app = web.Application(middlewares=[guard], client_max_size=MAX_BODY_BYTES)
+    app[openapi.DOCUMENT] = openapi.describe(endpoints, version=services.version)
     for endpoint in endpoints:
         reach_of[endpoint.method, endpoint.path] = endpoint.reach
         app.router.add_route(endpoint.method, endpoint.path, _bound(services, endpoint))

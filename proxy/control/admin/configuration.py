@@ -1,18 +1,26 @@
 """The configuration: reload, export, validate."""
 
-from typing import Any, Literal
+from typing import Any
 
 from aiohttp import web
 
 from proxy.config.export import export
 from proxy.config.problems import ConfigProblems, Problem
 from proxy.control.admin.endpoint import AdminFault, Call, answer
+from proxy.control.admin.models_live import ExportQuery
+from proxy.control.admin.reading import read_query
 from proxy.control.configuration import REJECTED
 
 
 async def reload(call: Call) -> web.StreamResponse:
     """Read the file again; 422 with every problem when it is refused, and then nothing has changed."""
     result = await call.services.reload("api")
+    call.services.audit(
+        call.actor,
+        "config.reload",
+        result.config_hash,
+        {"result": result.result, "generation": result.generation, "problems": len(result.problems)},
+    )
     if result.result == REJECTED:
         raise AdminFault(
             422,
@@ -27,18 +35,18 @@ async def reload(call: Call) -> web.StreamResponse:
             "generation": result.generation,
             "table_version": call.services.core.publication.version,
             "needs_restart": list(result.needs_restart),
+            "superseded": list(result.superseded),
             "notes": list(result.notes),
         }
     )
 
 
 async def export_yaml(call: Call) -> web.StreamResponse:
-    """YAML that loads again, without secrets: effective, or as written with ``?source=file``."""
-    wanted = call.request.query.get("source", "effective")
-    if wanted not in ("effective", "file"):
-        raise AdminFault(400, "INVALID_REQUEST", "source must be `effective` or `file`.")
-    source: Literal["effective", "file"] = "file" if wanted == "file" else "effective"
-    text = export(call.services.core.configuration.loaded, source=source)
+    """YAML that loads again, without secrets: effective with what is deployed, or as written with ``?source=file``."""
+    source = read_query(call, ExportQuery).source
+    desk = call.services.optimizations
+    overlays = desk.overlaying() if desk is not None else ()
+    text = export(call.services.core.configuration.loaded, source=source, overlays=overlays)
     return web.Response(text=text, content_type="application/yaml", charset="utf-8")
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 from aiohttp import web
+from pydantic import BaseModel
 
 from proxy.control.access import Reach, Verdict
 from proxy.control.services import Services
@@ -31,6 +32,11 @@ class Call:
     def admin(self) -> bool:
         """Whether the caller may see more than states."""
         return self.verdict.admin
+
+    @property
+    def actor(self) -> str:
+        """How the audit calls the caller."""
+        return self.verdict.actor
 
     async def body(self) -> bytes:
         """The body.
@@ -57,12 +63,33 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """What an endpoint is to its callers, for the OpenAPI document.
+
+    ``asks`` (a body, which may be optional) and ``query`` are what it reads, ``answers`` what it answers with one of
+    ``success``; None is plain text of type ``media``. ``headers`` names the request headers with a meaning beyond
+    access, ``also`` other statuses than 400, 401 and 500 that it answers.
+    """
+
+    summary: str
+    answers: type[BaseModel] | None = None
+    asks: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    optional_body: bool = False
+    success: tuple[int, ...] = (200,)
+    media: str = "application/json"
+    headers: tuple[str, ...] = ()
+    also: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """One line of the registry. The default is to ask for a key."""
 
     method: str
     path: str
     handler: Handler
+    about: About
     reach: Reach = Reach.ADMIN
 
 

@@ -47,6 +47,8 @@ async def detailed(call: Call) -> web.StreamResponse:
         "event_log": DEGRADED if core.journal.writer.lost else HEALTHY,
         "breakers": DEGRADED if tripped else HEALTHY,
         "limits": DEGRADED if facts.limits.unstored else HEALTHY,
+        "database": HEALTHY if facts.rollouts.store_up else DEGRADED,
+        "guards": HEALTHY if core.optimizing.is_guarding else DEGRADED,
         "configuration": HEALTHY if facts.config.last_successful else DEGRADED,
         "kafka": "off" if kafka is None else HEALTHY if kafka["up"] else DEGRADED,
     }
@@ -75,6 +77,10 @@ async def detailed(call: Call) -> web.StreamResponse:
             "event_log": {"bytes": facts.log_bytes, "lost": dict(facts.lost)},
             "breakers": tripped,
             "limits": {"unstored_reports": facts.limits.unstored},
+            "database": {
+                "error": core.optimizing.controller.store_error,
+                "pending_rows": facts.rollouts.pending_rows,
+            },
             "workers": {name: _worker(data) for name, data in fresh.items()},
             "task_deaths": dict(facts.task_deaths),
             "kafka": {**(kafka or {}), **(facts.kafka_counters or {})},

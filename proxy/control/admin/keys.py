@@ -9,6 +9,7 @@ from optimizer.key_store import KeyStoreFault, TooManyKeys
 from optimizer.keys import ClientKey, quota_row
 from proxy.control.admin.endpoint import AdminFault, Call, answer
 from proxy.control.admin.key_request import KeyProblems, read_grant, warnings
+from proxy.control.admin.reading import refusal
 
 
 async def create(call: Call) -> web.StreamResponse:
@@ -17,13 +18,7 @@ async def create(call: Call) -> web.StreamResponse:
     try:
         grant = read_grant(await call.document(), now=core.now())
     except KeyProblems as refused:
-        problems = [
-            {"path": problem.path, "message": problem.message, "suggestion": problem.suggestion}
-            for problem in refused.problems
-        ]
-        raise AdminFault(
-            400, "INVALID_REQUEST", "No key was made: the request is not valid.", {"problems": problems}
-        ) from refused
+        raise refusal("No key was made: the request is not valid.", refused.problems) from refused
     try:
         # The commit and the file are synced; the loop has other things to do meanwhile.
         text, key = await asyncio.to_thread(call.services.keys.create, grant)
@@ -31,7 +26,11 @@ async def create(call: Call) -> web.StreamResponse:
         raise AdminFault(409, "TOO_MANY_KEYS", str(refused)) from refused
     except KeyStoreFault as fault:
         raise AdminFault(503, "SERVICE_UNAVAILABLE", str(fault)) from fault
-    made = {"key": text, **_shown(key, core.now())}
+    shown = _shown(key, core.now())
+    # Neither the key nor its last letters: the audit is read by more people than make keys.
+    kept = ("name", "routes", "models", "pin", "passthrough", "expires_at", "quota")
+    call.services.audit(call.actor, "keys.create", key.id, {name: shown[name] for name in kept})
+    made = {"key": text, **shown}
     made["warnings"] = warnings(grant, core.configuration.settings)
     response = answer(made, status=201)
     response.headers["Cache-Control"] = "no-store"
@@ -57,12 +56,16 @@ async def show(call: Call) -> web.StreamResponse:
 async def revoke(call: Call) -> web.StreamResponse:
     """End a key. Workers refuse it within a fifth of a second of the answer."""
     services = call.services
+    key_id = call.request.match_info["key_id"]
+    before = services.keys.get(key_id)
     try:
-        key = await asyncio.to_thread(services.keys.revoke, call.request.match_info["key_id"])
+        key = await asyncio.to_thread(services.keys.revoke, key_id)
     except KeyStoreFault as fault:
         raise AdminFault(503, "SERVICE_UNAVAILABLE", str(fault)) from fault
     if key is None:
         raise _unknown()
+    if before is None or before.revoked_at is None:
+        services.audit(call.actor, "keys.revoke", key.id, {"name": key.name})
     return answer(_shown(key, services.core.now()))
 
 

@@ -1,6 +1,6 @@
 """What the product does now: the routing table in use, what is believed about every arm, a summary."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,20 +9,25 @@ from aiohttp import web
 from optimizer.arm_report import ArmReport
 from optimizer.events import COMPLETED, UPSTREAM_FAULT
 from optimizer.routing import Route, RoutingTable, Side
+from optimizer.savings import RouteSavings
 from proxy.control.admin.endpoint import AdminFault, Call, answer
+from proxy.control.admin.models_live import ArmsQuery
+from proxy.control.admin.reading import read_query
 from proxy.control.metrics.totals import LATENCY_BUCKETS, ArmTotals, Histogram
+from proxy.control.optimization_desk import OptimizationDesk
 
 
 async def routes(call: Call) -> web.StreamResponse:
-    """The published table: routes, arms and their percentages."""
+    """The published table: routes, arms and their percentages, and what optimizations have to do with them."""
     table = _table(call)
+    desk = call.services.optimizations
     upstreams = {model.name: model.upstream for model in table.models}
     return answer(
         {
             "table_version": table.version,
             "published_at": table.published_at,
             "config_hash": table.config_hash,
-            "routes": [_route(route, upstreams) for route in table.routes],
+            "routes": [_route(route, upstreams, desk) for route in table.routes],
         }
     )
 
@@ -30,7 +35,7 @@ async def routes(call: Call) -> web.StreamResponse:
 async def arms(call: Call) -> web.StreamResponse:
     """Posteriors, shares and probabilities of every arm; ``?route=`` narrows."""
     reports = dict(call.services.reports())
-    wanted = call.request.query.get("route")
+    wanted = read_query(call, ArmsQuery).route
     if wanted is not None:
         if wanted not in reports:
             raise AdminFault(404, "NOT_FOUND", f"There is no route {wanted[:200]!r}.")
@@ -46,7 +51,7 @@ async def arms(call: Call) -> web.StreamResponse:
 
 
 async def summary(call: Call) -> web.StreamResponse:
-    """Totals per route since the node's beginning, and over all of them."""
+    """Totals per route since the node's beginning, and over all of them; cost, latency and quality in short."""
     services = call.services
     facts = services.facts()
     by_route: dict[str, list[ArmTotals]] = {}
@@ -56,6 +61,9 @@ async def summary(call: Call) -> web.StreamResponse:
     saved = [usd for usd in facts.savings_usd.values() if usd is not None]
     return answer(
         {
+            "cost": _cost(services.core.savings.routes.values()),
+            "latency": _latency(everything),
+            "quality": _trend(facts.reports.values()),
             "total": {
                 **_figures(everything, facts.now),
                 "cost_savings_usd": sum(saved) if saved else None,
@@ -79,18 +87,56 @@ def _table(call: Call) -> RoutingTable:
     return table
 
 
-def _route(route: Route, upstreams: dict[str, str]) -> dict[str, Any]:
+def _route(route: Route, upstreams: dict[str, str], desk: OptimizationDesk | None) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "name": route.name,
         "match": list(route.match),
         "sticky": asdict(route.sticky) if route.sticky is not None else None,
         "home": route.home,
         "control": _side(route.control, upstreams, 1.0 - route.candidate_fraction),
-        "rollout": route.rollout,
+        "rollout": _rollout(route, desk),
+        "deployed": _deployed(route.name, desk),
     }
     if route.candidate is not None:
         shown["candidate"] = _side(route.candidate, upstreams, route.candidate_fraction)
     return shown
+
+
+def _rollout(route: Route, desk: OptimizationDesk | None) -> dict[str, Any] | None:
+    """What divides the route's traffic: what the table says, and whose it is. ``stage`` counts from 0."""
+    if route.rollout is None:
+        return None
+    known: dict[str, Any] = {"id": route.rollout, "percentage": round(100.0 * route.candidate_fraction, 4)}
+    record = desk.rollout_on(route.name) if desk is not None else None
+    if record is None or record.rollout is None or record.rollout.id != route.rollout:
+        # The book is a moment ahead of the table, or behind it.
+        return known
+    rollout = record.rollout
+    return known | {
+        "optimization": record.id,
+        "name": record.name,
+        "status": record.status,
+        "reason": record.reason,
+        "attempt": rollout.attempt,
+        "stage": rollout.stage,
+        "stages": len(rollout.plan.stages),
+        "started_at": rollout.started_at,
+        "stage_started_at": rollout.stage_started_at,
+        "expected_s": rollout.expected_s,
+    }
+
+
+def _deployed(route: str, desk: OptimizationDesk | None) -> list[dict[str, Any]]:
+    """The overlays of a route, in the order in which they apply."""
+    return [
+        {
+            "optimization": record.id,
+            "name": record.name,
+            "strategy": record.strategy,
+            "deployed_at": record.deployed_at,
+        }
+        for record in (desk.deployed_on(route) if desk is not None else ())
+    ]
 
 
 def _side(side: Side, upstreams: dict[str, str], fraction: float) -> dict[str, Any]:
@@ -112,12 +158,58 @@ def _side(side: Side, upstreams: dict[str, str], fraction: float) -> dict[str, A
     }
 
 
-def _figures(found: list[ArmTotals], now: float) -> dict[str, Any]:
+def _cost(routes: Iterable[RouteSavings]) -> dict[str, Any]:
+    """USD of the requests that can be compared; ``previous`` is what the baselines would have taken for them."""
+    found = list(routes)
+    current, previous = sum(route.actual_usd for route in found), sum(route.baseline_usd for route in found)
+    known = any(route.requests for route in found)
+    return {
+        "current": current if known else None,
+        "previous": previous if known else None,
+        "reduction": 1.0 - current / previous if known and previous > 0.0 else None,
+    }
+
+
+def _latency(found: Iterable[ArmTotals]) -> dict[str, Any]:
+    """Percentiles in ms, as the upper bounds of the histogram's buckets."""
+    latency = _joined(found)
+    shares = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
+    bounds = {name: latency.quantile(share) for name, share in shares.items()}
+    return {name: None if bound is None else 1000.0 * bound for name, bound in bounds.items()}
+
+
+def _trend(routes: Iterable[Sequence[ArmReport]]) -> dict[str, Any]:
+    """``score`` is the believed quality of what was served so far; ``trend`` how much more the present shares give.
+
+    A positive trend says that traffic moves to better arms.
+    """
+    now = past = tried = 0.0
+    for reports in routes:
+        rated = [(report, report.quality.mean) for report in reports if report.quality is not None]
+        pulls = sum(report.pulls for report, _ in rated)
+        shares = sum(report.probability for report, _ in rated)
+        if pulls > 0.0 and shares > 0.0:
+            past += sum(report.pulls * mean for report, mean in rated)
+            tried += pulls
+            now += pulls * sum(report.probability * mean for report, mean in rated) / shares
+    return {
+        "score": past / tried if tried else None,
+        "trend": (now - past) / tried if tried else None,
+    }
+
+
+def _joined(found: Iterable[ArmTotals]) -> Histogram:
     latency = Histogram(LATENCY_BUCKETS)
-    asked = failed = 0
     for totals in found:
         latency.counts = [a + b for a, b in zip(latency.counts, totals.latency.counts, strict=True)]
         latency.total += totals.latency.total
+    return latency
+
+
+def _figures(found: list[ArmTotals], now: float) -> dict[str, Any]:
+    latency = _joined(found)
+    asked = failed = 0
+    for totals in found:
         recent = totals.errors.counts(now)
         asked, failed = asked + recent[0], failed + recent[1]
     outcomes = [(key[0], count) for totals in found for key, count in totals.requests.items()]

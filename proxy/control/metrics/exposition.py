@@ -26,6 +26,8 @@ from optimizer.settings import CustomMetric
 from proxy.control.metrics.faults import STATE_VALUES, breaker_rows
 from proxy.control.metrics.limits import LimitFacts
 from proxy.control.metrics.observer import MetricsObserver
+from proxy.control.metrics.rollouts import RolloutFacts
+from proxy.control.metrics.rollouts import families as rollout_families
 from proxy.control.metrics.totals import NONE, TOKEN_KINDS, ArmLabels, ArmTotals, Histogram
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -77,6 +79,7 @@ class Facts:
     ingest_errors: Mapping[str, int] = field(default_factory=dict)
     log_diversions: int = 0
     limits: LimitFacts = field(default_factory=LimitFacts)
+    rollouts: RolloutFacts = field(default_factory=RolloutFacts)
     task_deaths: Mapping[str, int] = field(default_factory=dict)
     tasks_down: int = 0
     kafka: Mapping[str, float] | None = None
@@ -103,6 +106,7 @@ def collect(observer: MetricsObserver, facts: Facts) -> list[Metric]:
         *_estimate_families(facts),
         *_custom_families(observer, facts),
         *_limit_families(facts.limits),
+        *rollout_families(facts.rollouts),
         *_pipeline_families(observer, facts),
         *_config_families(observer, facts),
         *_worker_families(observer, facts),

@@ -13,12 +13,14 @@ from prometheus_client.core import Metric
 from optimizer.arm_report import ArmReport, Estimate
 from optimizer.events import OUTCOMES
 from optimizer.lease_terms import MEASURES
+from optimizer.rollouts.machine import PROPOSE
 from optimizer.settings import CustomMetric
 from proxy.control.facts import FEEDBACK_RESULTS, INGEST_ERRORS, KAFKA_COUNTERS, KAFKA_GAUGES
 from proxy.control.metrics.exposition import LOSS_REASONS, ConfigFacts, Facts, collect
 from proxy.control.metrics.faults import REASONS, RESULTS
 from proxy.control.metrics.limits import LimitFacts, Standing, kind_of
 from proxy.control.metrics.observer import MetricsObserver, WorkerSeen
+from proxy.control.metrics.rollouts import WEBHOOK_RESULTS, RolloutFacts, statuses_of
 from proxy.control.metrics.totals import NONE, OTHER, TOKEN_KINDS, Vocabulary
 
 _HEAD: Final = """\
@@ -31,7 +33,8 @@ Every metric that `/metrics` shows, in the order of the page, in Prometheus' tex
 to read it is `admin.metrics_open`.
 
 - Counters are kept across restarts. `task_deaths`, `limit_reports_unstored` and `kafka_*` begin again with the
-  optimizer process, and so does its own share in `events_lost` and `log_diversions`.
+  optimizer process, and so do `optimization_transitions`, `store_errors` and its own share in `events_lost` and
+  `log_diversions`.
 - A gauge that is promised but not known is `NaN`, never 0. Gauges of a worker vanish when it has not reported for 6 s.
 - The number of series is bounded by the configuration: what it does not name is counted under `%(other)s`, what does
   not apply under `%(none)s`. Client keys and request ids are no labels.
@@ -77,6 +80,9 @@ LABELS: Final[Mapping[str, str]] = {
     "measure": _words(("requests", "tokens", "usd")),
     "window": _words(("minute", "day", "month")) + "; of UTC",
     "events_lost_total reason": _words((*LOSS_REASONS, "retention_unread", "malformed")),
+    "optimizations status": _words(tuple(statuses_of(()))),
+    "verb": "of the table in [rollouts](rollouts.md)",
+    "webhooks_total result": _words(WEBHOOK_RESULTS),
     "ingest_errors_total reason": _words(INGEST_ERRORS),
     "task": "a background task of the optimizer process",
     "worker": "a worker's incarnation, a number that no other one gets",
@@ -152,6 +158,9 @@ def example() -> list[Metric]:
         feedback=dict.fromkeys(FEEDBACK_RESULTS, 0),
         ingest_errors=dict.fromkeys(INGEST_ERRORS, 0),
         limits=limits,
+        rollouts=RolloutFacts(
+            statuses=statuses_of(()), candidate_fractions={"route": 0.0}, transitions={PROPOSE: 0}
+        ),
         task_deaths={"ingest": 0},
         kafka=dict.fromkeys(KAFKA_GAUGES, 0.0),
         kafka_counters=dict.fromkeys(KAFKA_COUNTERS, 0.0),

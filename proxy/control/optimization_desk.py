@@ -1,0 +1,255 @@
+"""Where people's wishes about optimizations arrive: checked, resolved to a route, and handed to the controller.
+
+The desk decides nothing about traffic. It knows what a request may mean, so that the controller gets only what can be
+meant, and every problem of a request is told at once.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from optimizer.rollouts.audit import AuditFilter, AuditRow
+from optimizer.rollouts.book import Book
+from optimizer.rollouts.controller import Controller
+from optimizer.rollouts.faults import Conflict
+from optimizer.rollouts.machine import verbs_for
+from optimizer.rollouts.records import Optimization, Status
+from optimizer.settings import RolloutPlan, RouteSettings, Settings
+from optimizer.strategies.base import NoProposal, Situation, Strategy, describe
+from proxy.config.problems import Problem, suggest
+from proxy.control.answers import Answers, AnswerStore
+from proxy.logs import LOGGER_NAME
+
+AUTO: Final = "auto"
+NO_ROUTE: Final = "no_route"
+
+_UNDECIDED: Final = frozenset((Status.COLLECTING, Status.PROPOSED))
+
+_log = logging.getLogger(LOGGER_NAME)
+
+
+class DeskStore(AnswerStore, Protocol):
+    """The part of ``SqlStore`` that the desk reads; raises ``StoreError``."""
+
+    async def audit_page(
+        self, wanted: AuditFilter | None = None, *, limit: int = 100, before: str | None = None
+    ) -> Sequence[AuditRow]:
+        """Rows of the audit, the newest first, older than row ``before``."""
+        ...
+
+
+class Unacceptable(Exception):
+    """A request can not be meant; ``problems`` has every reason."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(map(str, self.problems)))
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """An optimization that somebody asks for. ``route`` None: the one that can only be meant."""
+
+    name: str
+    strategy: str
+    route: str | None
+    parameters: Mapping[str, Any]
+    deploy: bool = False
+
+
+class OptimizationDesk:
+    """People's side of the controller.
+
+    Args:
+        controller: Does it.
+        book: Which optimizations there are.
+        strategies: By name.
+        settings: The configuration in use.
+        situation: What a strategy may look at, by route; None without such a route.
+        store: The database.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        book: Book,
+        strategies: Mapping[str, Strategy],
+        *,
+        settings: Callable[[], Settings],
+        situation: Callable[[str], Situation | None],
+        store: DeskStore,
+    ) -> None:
+        self._controller = controller
+        self._book = book
+        self._strategies = strategies
+        self._settings = settings
+        self._situation = situation
+        self._store = store
+        self.answers = Answers(store)
+
+    async def create(self, wish: Wish, *, actor: str) -> Optimization:
+        """Make an optimization and ask its strategy at once.
+
+        Raises:
+            Unacceptable: With every problem.
+            Conflict: See ``Controller.create``.
+        """
+        parameters, route = self._checked(wish)
+        record = self._controller.create(wish.name, wish.strategy, route, parameters, actor=actor)
+        if wish.deploy:
+            record = await self._controller.command(record.id, "deploy", actor=actor)
+        return await self.look_at(record)
+
+    async def look_at(self, record: Optimization) -> Optimization:
+        """Ask the strategy of an optimization that has not reached traffic, and settle its answer."""
+        if record.status not in _UNDECIDED:
+            return record
+        situation = self._situation(record.route)
+        if situation is None:
+            answer: Any = NoProposal(
+                NO_ROUTE, f"There is no route {record.route!r} yet; it is looked for again and again."
+            )
+        else:
+            # A strategy takes milliseconds, or tens of them; requests of other operators go on meanwhile.
+            strategy = self._strategies[record.strategy]
+            try:
+                answer = await asyncio.to_thread(strategy.propose, situation, record.parameters)
+            except Exception:  # noqa: BLE001 - whoever made the record must get it; the loop asks again
+                _log.exception("strategy %s failed on route %s", record.strategy, record.route)
+                return record
+        try:
+            self._controller.settle(record.id, answer)
+        except Conflict as error:
+            _log.debug("%s was not settled: %s", record.id, error)
+        return self._book.get(record.id) or record
+
+    def get(self, id_: str) -> Optimization | None:
+        """One optimization, deleted ones too, as long as they are known."""
+        return self._book.get(id_)
+
+    def page(
+        self,
+        *,
+        statuses: Collection[Status],
+        strategy: str | None,
+        route: str | None,
+        limit: int,
+        offset: int,
+    ) -> tuple[list[Optimization], int]:
+        """Those that match, the newest first, and how many there are in all."""
+        found = [
+            record
+            for record in self._book.everything()
+            if record.status in statuses
+            and strategy in (None, record.strategy)
+            and route in (None, record.route)
+        ]
+        found.sort(key=lambda record: (record.created_at, record.id), reverse=True)
+        return found[offset : offset + limit], len(found)
+
+    async def command(
+        self,
+        id_: str,
+        verb: str,
+        *,
+        actor: str,
+        revision: int | None = None,
+        reason: str = "",
+        full: bool = False,
+        plan: RolloutPlan | None = None,
+    ) -> Optimization:
+        """What a person orders; raises as ``Controller.command`` does."""
+        return await self._controller.command(
+            id_, verb, actor=actor, revision=revision, reason=reason, full=full, plan=plan
+        )
+
+    def verbs(self, record: Optimization) -> tuple[str, ...]:
+        """What a person may order now."""
+        return verbs_for(record)
+
+    def plan(self, record: Optimization) -> RolloutPlan:
+        """The plan of the record's rollout; before one, what deploying would follow."""
+        if record.rollout is not None and record.status not in _UNDECIDED:
+            return record.rollout.plan
+        return record.plan or self._settings().deployment.plan
+
+    def rollout_on(self, route: str) -> Optimization | None:
+        """The rollout that divides a route's traffic now."""
+        return self._book.splitting(route)
+
+    def deployed_on(self, route: str) -> list[Optimization]:
+        """Overlays of a route, in the order in which they apply."""
+        found = [record for record in self._book.on_route(route) if record.status is Status.DEPLOYED]
+        return sorted(found, key=lambda record: (record.deployed_at or 0.0, record.id))
+
+    def overlaying(self) -> list[Optimization]:
+        """Everything that changes a route now."""
+        return self._book.overlaying()
+
+    def strategies(self) -> list[dict[str, Any]]:
+        """Every strategy and its parameters."""
+        return [describe(strategy) for strategy in self._strategies.values()]
+
+    async def audit_page(self, wanted: AuditFilter, *, limit: int, before: str | None) -> Sequence[AuditRow]:
+        """Rows of the audit, with those that are still on their way to the database; raises ``StoreError``."""
+        # Looked at first: what is stored meanwhile is then in both, and not in neither.
+        pending = (
+            [row for row in self._controller.outbox.rows if wanted.matches(row)] if before is None else []
+        )
+        stored = await self._store.audit_page(wanted, limit=limit, before=before)
+        if not pending:
+            return stored
+        rows = {row.id: row for row in (*stored, *pending)}.values()
+        return sorted(rows, key=lambda row: (row.at, row.id), reverse=True)[:limit]
+
+    def audit(self, actor: str, action: str, target: str, detail: Mapping[str, Any]) -> None:
+        """Keep what somebody did elsewhere on the admin surface; never waits for the database."""
+        self._controller.audit(actor, action, target, detail)
+
+    def _checked(self, wish: Wish) -> tuple[Mapping[str, Any], str]:
+        settings = self._settings()
+        given = dict(wish.parameters)
+        problems: list[Problem] = []
+        route = wish.route
+        inner = given.pop("route", None)
+        if inner is not None and (not isinstance(inner, str) or (route is not None and inner != route)):
+            problems.append(
+                Problem("parameters.route", "must be the name of a route, and the same as `route`.")
+            )
+        elif inner is not None:
+            route = inner
+        name, wrong = self._route(route, settings)
+        if wrong is not None:
+            problems.append(wrong)
+        strategy = self._strategies.get(wish.strategy)
+        if strategy is None:
+            hint = suggest(wish.strategy, self._strategies)
+            problems.append(Problem("strategy", f"there is no strategy {wish.strategy!r}.", hint))
+            raise Unacceptable(problems)
+        checked, found = strategy.check(given, settings, _route_of(settings, name))
+        problems += [
+            Problem(f"parameters.{problem.path}" if problem.path else "parameters", problem.message)
+            for problem in found
+        ]
+        if problems:
+            raise Unacceptable(problems)
+        return checked, name
+
+    def _route(self, asked: str | None, settings: Settings) -> tuple[str, Problem | None]:
+        names = [route.name for route in settings.routes]
+        if asked is not None:
+            if asked in names or (not names and asked == AUTO):
+                return asked, None
+            return asked, Problem("route", f"there is no route {asked!r}.", suggest(asked, names))
+        if len(names) == 1:
+            return names[0], None
+        if AUTO in names or not names:
+            return AUTO, None
+        listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        return AUTO, Problem("route", "is required, because there are several routes.", f"Known: {listed}.")
+
+
+def _route_of(settings: Settings, name: str) -> RouteSettings | None:
+    return next((route for route in settings.routes if route.name == name), None)
