@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +26,22 @@ _COMMANDS: Final = {
     "serve": _Entry("proxy.cli.serve", "serve", "Run the proxy: workers and the optimizer."),
     "demo": _Entry("proxy.cli.demo", "demo", "Watch the loop learn on simulated models."),
     "check-config": _Entry("proxy.cli.check_config", "check_config", "List every problem of a file."),
+    "doctor": _Entry(
+        "proxy.cli.doctor", "doctor", "Check this installation, with a fix for whatever is wrong."
+    ),
     "config": _Entry("proxy.cli.config", "config", "Export, reload or validate the configuration."),
     "routes": _Entry("proxy.cli.live", "routes", "Show the routing table in use."),
     "arms": _Entry("proxy.cli.live", "arms", "Show what has been learned about every arm."),
     "explain": _Entry("proxy.cli.live", "explain", "Show how one request was decided."),
+    "optimize": _Entry(
+        "proxy.cli.optimize", "optimize", "Create, deploy, watch and take back optimizations."
+    ),
+    "audit": _Entry("proxy.cli.audit", "audit", "Show who changed what, and when."),
     "keys": _Entry("proxy.cli.keys", "keys", "Make, list and revoke keys for applications."),
     "simulate-upstream": _Entry(
         "proxy.cli.simulate", "simulate_upstream", "Serve simulated models, for staging."
     ),
+    "completion": _Entry("proxy.cli.completion", "completion", "Print a script for the shell's completion."),
     "version": _Entry("proxy.cli.version", "version", "Print version and interpreter."),
 }
 
@@ -44,6 +53,8 @@ Start here:
   llm-optimizer check-config config.yaml    before a file goes live
   llm-optimizer serve --config config.yaml
   llm-optimizer routes                      what a running server does now
+  llm-optimizer optimize create --name "Cost Optimization" --strategy cost_reduction
+  llm-optimizer doctor                      when something is wrong
 
 Point an application at it by changing its base_url to http://localhost:8080/v1.
 """
@@ -73,11 +84,22 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; an unknown name is answered with the nearest one."""
-        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+        unknown = args and args[0] not in _COMMANDS and not args[0].startswith("-")
+        if unknown and not ctx.resilient_parsing:
             near = difflib.get_close_matches(args[0], _COMMANDS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names and options that begin so, importing none of the commands."""
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [
+            CompletionItem(name, help=entry.summary)
+            for name, entry in _COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table, importing none of them."""

@@ -1,45 +1,62 @@
-"""The command line's REST client: the admin API over the optimizer's socket, or over HTTP with ``--url``.
+"""The command line's REST client: the admin API over the optimizer's socket, or over HTTP.
 
-Standard library only, so that a command answers at once. Whoever may read the state directory is the operator: the key
-is taken from there.
+Standard library only, so that a command answers at once. What may be worth another try (nobody answers, the server is
+not ready) is told from what is not, for commands that follow something over a restart.
 """
 
 import http.client
 import json
 import socket
-import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import click
 
-from proxy.cli.options import DEFAULT_STATE_DIR
+from proxy.cli.output import plain
 
 TIMEOUT_S: Final = 30.0
 
+_NOT_NOW: Final = frozenset((429, 502, 503, 504))
+
 
 class Refused(click.ClickException):
-    """The server answered with an error; exit status 1."""
+    """The server answered with an error; exit status 1. ``status`` is HTTP's, 0 without any answer."""
+
+    def __init__(self, message: str, *, status: int = 0, code: str = "") -> None:
+        super().__init__("\n".join(plain(line) for line in message.splitlines()))
+        self.status = status
+        self.code = code
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class Away(Refused):
+    """Nobody answered, or not now: the same call may succeed later."""
+
+
+class UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
+    def __init__(self, path: Path, timeout_s: float = TIMEOUT_S) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
+        self._timeout_s = timeout_s
 
     def connect(self) -> None:
         """Connect to the socket file."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_S)
+        self.sock.settimeout(self._timeout_s)
         self.sock.connect(str(self._path))
 
 
 class AdminClient:
-    """Calls to one server's admin API."""
+    """Calls to one server's admin API.
+
+    Args:
+        connect: Makes a connection, not yet connected.
+        where: How messages name the server.
+        credentials: Headers of every call.
+        prefix: Path of the server's base URL.
+    """
 
     def __init__(
         self,
@@ -47,105 +64,83 @@ class AdminClient:
         *,
         where: str,
         credentials: Mapping[str, str],
+        prefix: str = "",
     ) -> None:
         self._connect = connect
-        self._where = where
+        self.where = where
         self._credentials = credentials
+        self._prefix = prefix
 
     def get(self, path: str) -> Any:
-        """The JSON (or text) answer to a GET.
+        """The JSON answer to a GET.
 
         Raises:
-            Refused: The server can't be reached, or refuses.
+            Away: The server can't be reached, or is not ready.
+            Refused: It refuses, or is no llm-optimizer.
         """
-        return self._call("GET", path, None)
+        return self._json("GET", path, None, {})
 
-    def post(self, path: str, document: Mapping[str, Any]) -> Any:
-        """The JSON answer to a POST; raises as ``get`` does."""
-        return self._call("POST", path, json.dumps(document).encode())
+    def text(self, path: str) -> str:
+        """The text answer to a GET; raises as ``get`` does."""
+        return str(self._call("GET", path, None, {}))
 
-    def delete(self, path: str) -> Any:
-        """The JSON answer to a DELETE; raises as ``get`` does."""
-        return self._call("DELETE", path, None)
+    def post(self, path: str, document: Mapping[str, Any], *, revision: int | None = None) -> Any:
+        """The JSON answer to a POST; raises as ``get`` does.
 
-    def _call(self, method: str, path: str, body: bytes | None) -> Any:
-        headers = {"Content-Type": "application/json", "Accept": "application/json", **self._credentials}
+        With ``revision`` it is refused (412) when what it changes is no longer at that revision.
+        """
+        return self._json("POST", path, json.dumps(document).encode(), _if_match(revision))
+
+    def delete(self, path: str, *, revision: int | None = None) -> Any:
+        """The JSON answer to a DELETE, as ``post``."""
+        return self._json("DELETE", path, None, _if_match(revision))
+
+    def _json(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Any:
+        answer = self._call(method, path, body, headers)
+        if isinstance(answer, str):
+            raise self._stranger()
+        return answer
+
+    def _call(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Any:
+        sent = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            **self._credentials,
+            **headers,
+        }
         connection = self._connect()
         try:
-            connection.request(method, path, body=body, headers=headers)
+            connection.request(method, self._prefix + path, body=body, headers=sent)
             response = connection.getresponse()
             text = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise Refused(
-                f"{self._where} does not answer ({error}). Is `llm-optimizer serve` running?"
+            raise Away(
+                f"{self.where} does not answer ({str(error) or type(error).__name__}). "
+                "Is `llm-optimizer serve` running?"
             ) from error
         finally:
             connection.close()
-        is_json = (response.getheader("content-type") or "").startswith("application/json")
-        answer = json.loads(text) if is_json else text.decode()
+        answer = self._decoded(response, text)
         if response.status >= 400:
-            raise Refused(_message(response.status, answer))
+            kind = Away if response.status in _NOT_NOW else Refused
+            raise kind(_message(response.status, answer), status=response.status, code=_code(answer))
+        if response.status >= 300:
+            raise Refused(
+                f"{self.where} answers with a redirect ({response.status}): give its own address.",
+                status=response.status,
+            )
         return answer
 
+    def _decoded(self, response: http.client.HTTPResponse, text: bytes) -> Any:
+        if not (response.getheader("content-type") or "").startswith("application/json"):
+            return text.decode("utf-8", "replace")
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise self._stranger() from error
 
-def connect(state_dir: Path | None, url: str | None, key_file: Path | None) -> AdminClient:
-    """A client for what the options name.
-
-    Raises:
-        Refused: The key file can't be read, or the URL is none.
-    """
-    state = (state_dir if state_dir is not None else DEFAULT_STATE_DIR).absolute()
-    key = _read(key_file if key_file is not None else state / "secrets" / "admin.key")
-    if key_file is not None and not key:
-        raise Refused(f"the key file {key_file} can't be read or is empty")
-    credentials = {"Authorization": f"Bearer {key}"} if key else {}
-    if url is None:
-        path = state / "run" / "optimizer.sock"
-        return AdminClient(
-            lambda: _UnixConnection(path),
-            where=f"the optimizer of {state}",
-            credentials=credentials or _as_worker(state),
-        )
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Refused(f"{url!r} is not a URL such as http://localhost:8080")
-    host, port = parts.hostname, parts.port
-    if parts.scheme == "http":
-        return AdminClient(
-            lambda: http.client.HTTPConnection(host, port, timeout=TIMEOUT_S),
-            where=url,
-            credentials=credentials,
-        )
-    context = ssl.create_default_context()
-    return AdminClient(
-        lambda: http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context),
-        where=url,
-        credentials=credentials,
-    )
-
-
-def _as_worker(state: Path) -> dict[str, str]:
-    """Where the operator configured keys of their own, none is in the state directory: be a local request instead."""
-    token = _read(state / "secrets" / "worker.token")
-    return {"x-llm-optimizer-worker": token, "x-llm-optimizer-peer": "127.0.0.1"} if token else {}
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8").strip()
-    except OSError:
-        return ""
-
-
-def _message(status: int, answer: Any) -> str:
-    error = answer.get("error") if isinstance(answer, dict) else None
-    if not isinstance(error, dict):
-        return f"HTTP {status}: {str(answer)[:500]}"
-    lines = [str(error.get("message"))]
-    details = error.get("details")
-    problems = details.get("problems", ()) if isinstance(details, dict) else ()
-    lines += [f"  {describe(problem)}" for problem in problems]
-    return "\n".join(lines)
+    def _stranger(self) -> Refused:
+        return Refused(f"{self.where} answers with what is not JSON: is it an llm-optimizer?")
 
 
 def describe(problem: Mapping[str, Any]) -> str:
@@ -154,3 +149,27 @@ def describe(problem: Mapping[str, Any]) -> str:
     subject = f"{problem['path']}: " if problem.get("path") else ""
     hint = f" {problem['suggestion']}" if problem.get("suggestion") else ""
     return f"{where}{subject}{problem['message']}{hint}"
+
+
+def _if_match(revision: int | None) -> dict[str, str]:
+    return {"If-Match": f'"{revision}"'} if revision is not None else {}
+
+
+def _error(answer: Any) -> Mapping[str, Any] | None:
+    error = answer.get("error") if isinstance(answer, dict) else None
+    return error if isinstance(error, dict) else None
+
+
+def _code(answer: Any) -> str:
+    return str((_error(answer) or {}).get("code") or "")
+
+
+def _message(status: int, answer: Any) -> str:
+    error = _error(answer)
+    if error is None:
+        return f"HTTP {status}: {' '.join(str(answer).split())[:500]}"
+    lines = [str(error.get("message"))]
+    details = error.get("details")
+    problems = details.get("problems", ()) if isinstance(details, dict) else ()
+    lines += [f"  {describe(problem)}" for problem in problems if isinstance(problem, dict)]
+    return "\n".join(lines)

@@ -1,31 +1,16 @@
 """``llm-optimizer keys``: make, list and revoke the client keys of a running server."""
 
-import json
-import re
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from proxy.cli.client import connect
-from proxy.cli.options import json_option, server_options
-
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
-
-def duration(text: str) -> float:
-    """Seconds of ``90d``, ``12h``, ``30m``, ``45s`` or ``2w``."""
-    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhdw])", text.strip().lower())
-    if found is None:
-        raise click.BadParameter(f"{text!r} is no duration such as 90d, 12h or 30m.")
-    return float(found[1]) * _UNITS[found[2]]
+from proxy.cli.client import AdminClient
+from proxy.cli.options import Duration
+from proxy.cli.output import emit, moment, output_option, print_table, say
+from proxy.cli.server import server_options
 
 
 @click.group("keys")
@@ -66,7 +51,7 @@ def keys() -> None:
 )
 @click.option(
     "--expires-in",
-    type=duration,
+    type=Duration(),
     metavar="DURATION",
     help="How long it works: 90d, 12h, 30m. [default: until revoked]",
 )
@@ -76,19 +61,17 @@ def keys() -> None:
 )
 @click.option("--usd-per-day", type=click.FloatRange(min=0, min_open=True), help="Budget per day (UTC).")
 @click.option("--usd-per-month", type=click.FloatRange(min=0, min_open=True), help="Budget per month (UTC).")
-@json_option
+@output_option
 @server_options
 def create(
-    name: str,
-    state_dir: Path | None,
-    url: str | None,
-    key_file: Path | None,
+    server: AdminClient,
+    form: str,
     *,
+    name: str,
     routes: tuple[str, ...],
     no_routes: bool,
     models: tuple[str, ...],
     expires_in: float | None,
-    as_json: bool,
     **others: Any,
 ) -> None:
     """Make a key for NAME (an application, a team) and print it: this once, for it is not kept.
@@ -113,68 +96,62 @@ def create(
         wanted["quota"] = quota
     if expires_in is not None:
         wanted["expires_in_sec"] = expires_in
-    made = connect(state_dir, url, key_file).post("/api/v1/keys", wanted)
-    if as_json:
-        click.echo(json.dumps(made, indent=2))
-        return
-    for warning in made["warnings"]:
-        click.echo(f"note: {warning}", err=True)
-    if not sys.stdout.isatty():
-        click.echo(made["key"])
-        return
-    click.echo(f"\n  {made['key']}\n")
-    click.echo(f"{made['id']} for {made['name']}: {_may(made)}; {_limits(made)}; {_end(made)}.")
-    click.echo("Keep it now: it is not shown again.")
+    made = server.post("/api/v1/keys", wanted)
+    emit(made, form, lambda: _hand_over(made))
 
 
 @keys.command("list")
 @click.option("--all", "everything", is_flag=True, help="Those that have ended, too.")
-@json_option
+@output_option
 @server_options
-def listing(
-    state_dir: Path | None, url: str | None, key_file: Path | None, *, everything: bool, as_json: bool
-) -> None:
+def listing(server: AdminClient, form: str, *, everything: bool) -> None:
     """Show the keys that work, with what each may do."""
-    answer = connect(state_dir, url, key_file).get("/api/v1/keys")
-    if as_json:
-        click.echo(json.dumps(answer, indent=2))
-        return
-    shown = [key for key in answer["keys"] if everything or key["state"] == "active"]
-    hidden = len(answer["keys"]) - len(shown)
-    if shown:
-        table = Table(box=None, pad_edge=False)
-        for column in ("id", "name", "ends with", "state", "made", "ends", "may use", "limits"):
-            table.add_column(column, overflow="fold", no_wrap=column in ("id", "ends with", "state"))
-        for key in shown:
-            cells = (
-                key["id"], key["name"], key["last4"], key["state"], _day(key["created_at"]), _end(key), _may(key),
-                _limits(key),
-            )  # fmt: skip
-            # Names are the operator's text, not markup.
-            table.add_row(*(Text(cell) for cell in cells))
-        Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200).print(table)
-    else:
-        click.echo("no keys: llm-optimizer keys create NAME")
-    if hidden:
-        click.echo(f"{hidden} that ended: llm-optimizer keys list --all")
+    answer = server.get("/api/v1/keys")
+    emit(answer, form, lambda: _table(answer["keys"], everything=everything))
 
 
 @keys.command("revoke")
 @click.argument("key_id", metavar="ID")
-@json_option
+@output_option
 @server_options
-def revoke(
-    key_id: str, state_dir: Path | None, url: str | None, key_file: Path | None, *, as_json: bool
-) -> None:
+def revoke(server: AdminClient, form: str, *, key_id: str) -> None:
     """End the key with this ID (`keys list` shows it), at once and for ever.
 
     Requests that have begun are finished; the next one is refused. Revoking it again does no harm.
     """
-    answer = connect(state_dir, url, key_file).delete(f"/api/v1/keys/{quote(key_id, safe='')}")
-    if as_json:
-        click.echo(json.dumps(answer, indent=2))
+    answer = server.delete(f"/api/v1/keys/{quote(key_id, safe='')}")
+    emit(answer, form, lambda: say(f"revoked: {answer['id']} ({answer['name']})"))
+
+
+def _hand_over(made: Mapping[str, Any]) -> None:
+    for warning in made["warnings"]:
+        say(f"note: {warning}", err=True)
+    if not sys.stdout.isatty():
+        click.echo(made["key"])
         return
-    click.echo(f"revoked: {answer['id']} ({answer['name']})")
+    say(f"\n  {made['key']}\n")
+    say(f"{made['id']} for {made['name']}: {_may(made)}; {_limits(made)}; {_end(made)}.")
+    say("Keep it now: it is not shown again.")
+
+
+def _table(found: list[Mapping[str, Any]], *, everything: bool) -> None:
+    shown = [key for key in found if everything or key["state"] == "active"]
+    if shown:
+        print_table(
+            ("id", "name", "ends with", "state", "made", "ends", "may use", "limits"),
+            [
+                (
+                    key["id"], key["name"], key["last4"], key["state"], moment(key["created_at"]), _end(key),
+                    _may(key), _limits(key),
+                )
+                for key in shown
+            ],
+            fixed=("id", "ends with", "state"),
+        )  # fmt: skip
+    else:
+        say("no keys: llm-optimizer keys create NAME")
+    if len(found) > len(shown):
+        say(f"{len(found) - len(shown)} that ended: llm-optimizer keys list --all")
 
 
 def _may(key: Mapping[str, Any]) -> str:
@@ -202,8 +179,4 @@ def _end(key: Mapping[str, Any]) -> str:
     ends = [at for at in (key["revoked_at"], key["expires_at"]) if at is not None]
     if not ends:
         return "until revoked"
-    return f"{'ended' if key['state'] != 'active' else 'until'} {_day(min(ends))}"
-
-
-def _day(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
+    return f"{'ended' if key['state'] != 'active' else 'until'} {moment(min(ends))}"

@@ -1,67 +1,114 @@
-"""``routes``, ``arms`` and ``explain``: what a running server does, in tables for people or as JSON."""
+"""``routes``, ``arms`` and ``explain``: what a running server does, in tables for people or as JSON and YAML."""
 
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
 import click
 
-from proxy.cli.client import connect
-from proxy.cli.options import json_option, server_options
+from proxy.cli.client import AdminClient
+from proxy.cli.optimization_options import complete_routes
+from proxy.cli.output import emit, moment, output_option, percent, print_table, say
+from proxy.cli.server import server_options
 
 
 @click.command("routes")
-@json_option
+@output_option
 @server_options
-def routes(state_dir: Path | None, url: str | None, key_file: Path | None, *, as_json: bool) -> None:
-    """Show the routing table in use: arms and their percentages.
+def routes(server: AdminClient, form: str) -> None:
+    """Show the routing table in use: arms and their percentages, and how far a rollout has come.
 
     \b
     Examples:
       llm-optimizer routes
       llm-optimizer routes --url https://llm.internal --key-file ~/.llm-admin-key
     """
-    answer = connect(state_dir, url, key_file).get("/api/v1/routes")
-    if as_json:
-        click.echo(json.dumps(answer, indent=2))
-        return
-    click.echo(f"table {answer['table_version']}, configuration {answer['config_hash']}")
-    for route in answer["routes"]:
-        matched = f", matches {', '.join(route['match'])}" if route["match"] else ""
-        click.echo(f"\n{route['name']}  ({route['control']['policy']}{matched})")
-        rows = [
-            [
-                f"{arm['percentage']:.1f} %",
-                arm["id"],
-                arm["model"],
-                arm["upstream"] or "-",
-                arm["variant"],
-                "baseline" if arm["id"] == route["control"]["baseline"] else "",
-            ]
-            for arm in route["control"]["arms"]
-        ]
-        _table(["share", "arm", "model", "upstream", "variant", ""], rows)
-    if not answer["routes"]:
-        click.echo("no routes: requests go to the model they name")
+    answer = server.get("/api/v1/routes")
+    emit(answer, form, lambda: _routes(answer))
 
 
 @click.command("arms")
-@click.option("--route", help="Only this route.")
-@json_option
+@click.option("--route", shell_complete=complete_routes, help="Only this route.")
+@output_option
 @server_options
-def arms(
-    route: str | None, state_dir: Path | None, url: str | None, key_file: Path | None, *, as_json: bool
-) -> None:
+def arms(server: AdminClient, form: str, *, route: str | None) -> None:
     """Show what has been learned about every arm: means with 95 % intervals."""
     query = f"?route={quote(route, safe='')}" if route is not None else ""
-    answer = connect(state_dir, url, key_file).get(f"/api/v1/arms{query}")
-    if as_json:
-        click.echo(json.dumps(answer, indent=2))
-        return
+    answer = server.get(f"/api/v1/arms{query}")
+    emit(answer, form, lambda: _arms(answer))
+
+
+@click.command("explain")
+@click.argument("request_id")
+@output_option
+@server_options
+def explain(server: AdminClient, form: str, *, request_id: str) -> None:
+    """Say why the request REQUEST_ID went where it went; -o json prints the whole event.
+
+    The id is in the reply's header x-llm-optimizer-request-id (and x-request-id).
+    """
+    if not request_id.replace("_", "").isalnum():
+        raise click.BadParameter("it looks like req_0123...", param_hint="REQUEST_ID")
+    answer = server.get(f"/api/v1/decisions/{quote(request_id, safe='')}")
+    emit(answer, form, lambda: _sentences(answer))
+
+
+def _routes(answer: Mapping[str, Any]) -> None:
+    say(f"table {answer['table_version']}, configuration {answer['config_hash']}")
+    for route in answer["routes"]:
+        control, candidate = route["control"], route.get("candidate")
+        matched = f", matches {', '.join(route['match'])}" if route["match"] else ""
+        say(f"\n{route['name']}  ({control['policy']}{matched})")
+        for words in _rollout(route):
+            say(f"  {words}")
+        if candidate is not None:
+            say(f"  control: {percent(control['percentage'])} of the requests, {control['policy']}")
+        _side(control)
+        if candidate is not None:
+            say(f"  candidate: {percent(candidate['percentage'])} of the requests, {candidate['policy']}")
+            _side(candidate)
+    if not answer["routes"]:
+        say("no routes: requests go to the model they name")
+
+
+def _rollout(route: Mapping[str, Any]) -> list[str]:
+    """What optimizations do to the route, in words."""
+    words = [
+        f"changed by {row['optimization']} ({row['name']}, {row['strategy']}) since {moment(row['deployed_at'])}"
+        for row in route.get("deployed") or ()
+    ]
+    rollout = route.get("rollout")
+    if rollout and "optimization" in rollout:
+        why = f" ({rollout['reason']})" if rollout.get("reason") else ""
+        stage = (
+            f"stage {rollout['stage'] + 1} of {rollout['stages']} since {moment(rollout['stage_started_at'])}"
+        )
+        words.append(
+            f"rollout of {rollout['optimization']} ({rollout['name']}) {rollout['status']}{why}, {stage}"
+        )
+    elif rollout:
+        words.append(f"rollout {rollout['id']}")
+    return words
+
+
+def _side(side: Mapping[str, Any]) -> None:
     rows = [
-        [
+        (
+            f"{arm['percentage']:.1f} %",
+            arm["id"],
+            arm["model"],
+            arm["upstream"] or "-",
+            arm["variant"],
+            "baseline" if arm["id"] == side["baseline"] else "",
+        )
+        for arm in side["arms"]
+    ]
+    print_table(("share", "arm", "model", "upstream", "variant", ""), rows)
+
+
+def _arms(answer: Mapping[str, Any]) -> None:
+    rows = [
+        (
             row["route"],
             row["arm"],
             f"{row['pulls']:.0f}",
@@ -70,35 +117,18 @@ def arms(
             _estimate(row["cost_usd"], "{:.6f}".format),
             _estimate(row["latency_s"], "{:.2f}".format),
             _estimate(row["success"], "{:.3f}".format),
-        ]
+        )
         for row in answer["arms"]
     ]
-    _table(["route", "arm", "tried", "now", "quality", "USD", "seconds", "success"], rows)
+    print_table(("route", "arm", "tried", "now", "quality", "USD", "seconds", "success"), rows)
 
 
-@click.command("explain")
-@click.argument("request_id")
-@server_options
-def explain(request_id: str, state_dir: Path | None, url: str | None, key_file: Path | None) -> None:
-    """Show how the request REQUEST_ID was decided, as it stands in the event log.
-
-    The id is in the reply's header x-llm-optimizer-request-id (and x-request-id).
-    """
-    if not request_id.replace("_", "").isalnum():
-        raise click.BadParameter("it looks like req_0123...", param_hint="REQUEST_ID")
-    answer = connect(state_dir, url, key_file).get(f"/api/v1/decisions/{request_id}")
-    click.echo(json.dumps(answer, indent=2))
+def _sentences(answer: Mapping[str, Any]) -> None:
+    for sentence in answer["explanation"]:
+        say(sentence)
 
 
 def _estimate(estimate: dict[str, Any] | None, show: Callable[[float], str]) -> str:
     if estimate is None or not estimate["weight"]:
         return "-"
     return f"{show(estimate['mean'])} [{show(estimate['low'])}..{show(estimate['high'])}]"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(line[column]) for line in (header, *rows)) for column in range(len(header))]
-    for line in (header, *rows):
-        click.echo(
-            "  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        )

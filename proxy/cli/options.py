@@ -1,6 +1,6 @@
-"""Options that several commands share."""
+"""Options and types of options that several commands share."""
 
-from collections.abc import Callable
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,25 +8,36 @@ import click
 
 DEFAULT_STATE_DIR: Final = Path("state")
 
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
 state_dir_option = click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
     help=f"Where log, learned state, keys and the routing table live. [default: {DEFAULT_STATE_DIR}]",
 )
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the API's answer.")
+
+def seconds_of(text: str, *, bare: bool = False) -> float | None:
+    """Seconds of ``90d``, ``12h``, ``30m``, ``45s`` or ``2w``; with ``bare`` also of ``300``. None if it is none."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhdw]?)", text.strip().lower())
+    if found is None or not (found[2] or bare):
+        return None
+    return float(found[1]) * _UNITS[found[2] or "s"]
 
 
-def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Which running server a command talks to."""
-    for option in (
-        click.option(
-            "--key-file",
-            type=click.Path(dir_okay=False, path_type=Path),
-            help="File with the admin key. [default: secrets/admin.key of the state directory]",
-        ),
-        click.option("--url", help="Base URL of a server, instead of the state directory's socket."),
-        state_dir_option,
-    ):
-        command = option(command)
-    return command
+class Duration(click.ParamType[float]):
+    """A length of time such as ``90d``; with ``bare`` a number without unit is seconds."""
+
+    name = "duration"
+
+    def __init__(self, *, bare: bool = False) -> None:
+        self._bare = bare
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds; fails when it is no duration."""
+        if isinstance(value, int | float):
+            return float(value)
+        seconds = seconds_of(str(value), bare=self._bare)
+        if seconds is None:
+            self.fail(f"{value!r} is no duration such as 90d, 12h or 30m.", param, ctx)
+        return seconds

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from optimizer.keys import well_formed
 from proxy.cli import main
-from proxy.cli.keys import duration
+from proxy.cli.options import seconds_of
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = """
@@ -171,4 +171,4 @@ def test_help_teaches() -> None:
 )
 def test_durations(text, seconds) -> None:
     """One unit each."""
-    assert duration(text) == seconds
+    assert seconds_of(text) == seconds
