@@ -6,7 +6,7 @@ selector does not depend on which other routes exist or were rebuilt with it.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 

@@ -82,6 +82,26 @@ def verdict(connection: sqlite3.Connection) -> str:
     return str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
 
 
+def damage_of(path: Path, *, busy_s: float = 2.0) -> str:
+    """What is wrong with a file that nobody serves from, read only; empty when it is whole.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    path.stat()
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=busy_s)
+    except sqlite3.Error as error:
+        return str(error)
+    try:
+        found = verdict(connection)
+    except sqlite3.Error as error:
+        return str(error)
+    finally:
+        connection.close()
+    return "" if found == "ok" else found
+
+
 def code(error: Exception) -> int:
     """SQLite's primary result code; 0, which is no error's, when SQLite itself did not raise it."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF

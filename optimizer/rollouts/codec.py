@@ -33,7 +33,7 @@ def record_of(raw: Mapping[str, Any]) -> Optimization:
     Raises:
         TypeError, ValueError, AttributeError, KeyError: If it is none.
     """
-    return _build(Optimization, raw, status=Status, proposal=_proposal, rollout=_rollout)
+    return _build(Optimization, raw, status=Status, proposal=_proposal, rollout=_rollout, plan=plan_of)
 
 
 def candidate_of(raw: Mapping[str, Any]) -> Candidate:

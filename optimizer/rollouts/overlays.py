@@ -143,8 +143,8 @@ def _effective(route: RouteSettings, records: Iterable[Optimization]) -> RouteOv
 
 
 def plain_overlays(records: Iterable[Optimization]) -> tuple[Mapping[str, Any], ...]:
-    """The records that change a route, as the published table carries them."""
-    return tuple(to_plain(record) for record in records if record.status in OVERLAYING)
+    """Records as the published table carries them."""
+    return tuple(to_plain(record) for record in records)
 
 
 def _digest(value: Any) -> str:

@@ -111,7 +111,8 @@ class Optimization:
 
     ``origin`` is ``api`` (a person asked) or ``loop`` (the configuration's strategies did). ``reason`` is a stable word
     for why it is in its status, ``explanation`` the sentence for people. ``measured`` are the last verdicts of the
-    guards. ``deployed_at`` orders the overlays of a route.
+    guards. ``deployed_at`` orders the overlays of a route. ``plan`` is one that somebody asked for, None takes the
+    configuration's. ``config_hash`` names the configuration under which the record got into its status.
     """
 
     id: str
@@ -132,6 +133,8 @@ class Optimization:
     measured: Mapping[str, Any] = field(default_factory=dict)
     deployed_at: float | None = None
     attempts: int = 0
+    plan: RolloutPlan | None = None
+    config_hash: str = ""
 
     @property
     def candidate_percentage(self) -> float:

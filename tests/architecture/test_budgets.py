@@ -60,7 +60,8 @@ def test_a_worker_stays_small() -> None:
     """The data plane imports no web framework, validation library, store or numpy."""
     program = (
         "import sys, proxy.worker\n"
-        "heavy = {'aiohttp', 'pydantic', 'numpy', 'redis', 'aiokafka', 'prometheus_client', 'sqlite3', 'yaml'}\n"
+        "heavy = {'aiohttp', 'pydantic', 'numpy', 'redis', 'aiokafka', 'prometheus_client', 'sqlite3', 'yaml',\n"
+        "    'sqlalchemy', 'alembic', 'psycopg'}\n"
         "print(' '.join(sorted(heavy & set(sys.modules))))"
     )
     found = subprocess.run(
@@ -70,8 +71,15 @@ def test_a_worker_stays_small() -> None:
 
 
 def test_client_libraries_stay_in_their_room() -> None:
-    """Kafka, Redis and SQLite are each imported in one place only."""
-    homes = {"aiokafka": "sinks", "redis": "stores", "sqlite3": "optimizer"}
+    """Kafka, Redis and databases are each imported in one place only."""
+    homes = {
+        "aiokafka": "sinks",
+        "redis": "stores",
+        "sqlite3": "optimizer",
+        "sqlalchemy": "control_store",
+        "alembic": "control_store",
+        "psycopg": "control_store",
+    }
     strays = []
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -7,6 +7,7 @@ overwrite a newer one's record.
 
 import asyncio
 import random
+from contextlib import suppress
 
 import orjson
 import pytest
@@ -180,10 +181,8 @@ class Rollouts(RuleBasedStateMachine):
                 await asyncio.sleep(0)
             store.release(answers=answers)
             store.mode = before
-            try:
+            with suppress(Conflict, NotFound, StoreAway):
                 self.acknowledge(await going)
-            except (Conflict, NotFound, StoreAway):
-                pass
 
         self.run(self.guarded(work))
 
@@ -344,10 +343,9 @@ async def test_a_kill_at_any_write_converges(fuse, late):
     world = World()
     world.fuse, world.late = fuse, late
     seen = []
-    with pytest.raises(Crash):
+    # The writes of the background come in an order of their own, so the fuse may not be reached.
+    with suppress(Crash):
         await life(world, seen.append)
-        await asyncio.gather(*list(world.controller._tasks))
-        raise Crash  # The writes of the background come in an order of their own.
 
     await world.restart()
     if seen:

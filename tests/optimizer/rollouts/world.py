@@ -114,7 +114,7 @@ class MemoryStore:
 
 
 class World:
-    """Everything that outlives the process, and the process. ``fuse``: killed at this write; ``late``: just after it."""
+    """All that outlives the process, and the process. ``fuse``: killed at this write; ``late``: just after it."""
 
     def __init__(self, settings: Settings | None = None) -> None:
         settings = settings or make_settings(route("chat"), route("code"))

@@ -1,0 +1,78 @@
+"""Whether a change still fits the route it was made for, and whether two changes are the same one. Pure."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from optimizer.rollouts.overlays import (
+    ARM_VANISHED,
+    ROUTE_VANISHED,
+    apply,
+    effective,
+    obstacle,
+    stacked,
+)
+from optimizer.rollouts.records import SPLITTING, Candidate, Optimization, Status
+from optimizer.settings import PolicySettings, RouteSettings, Settings
+
+SAME_SHARES: Final = 0.1
+"""Two mixtures are one change when less than this share of traffic would go elsewhere."""
+
+
+def route_of(settings: Settings, name: str) -> RouteSettings | None:
+    """The file's route, None without one."""
+    return next((route for route in settings.routes if route.name == name), None)
+
+
+def unfit(record: Optimization, settings: Settings) -> str | None:
+    """Why the file no longer allows ``record``: a stable word, None while it does."""
+    route = route_of(settings, record.route)
+    if route is None:
+        return ROUTE_VANISHED
+    if record.status is Status.COLLECTING or record.proposal is None:
+        return None
+    if record.status is not Status.PROPOSED:
+        return obstacle(record, settings)
+    try:
+        apply(route, record.proposal.candidate)
+    except ValueError:
+        return ARM_VANISHED
+    return None
+
+
+def ill_fitting(record: Optimization, others: Iterable[Optimization], settings: Settings) -> str | None:
+    """Why ``record`` can not lie upon what ``others`` make of its route; a sentence, None when it can."""
+    route = route_of(settings, record.route)
+    if route is None or record.proposal is None:
+        return f"there is no route {record.route!r} any more" if route is None else "there is no proposal"
+    below = [other for other in others if other.id != record.id]
+    if record.status in SPLITTING:
+        overlay = effective(settings, [*below, record]).get(record.route)
+        if overlay is not None and overlay.candidate is not None:
+            return None
+    try:
+        apply(stacked(route, below), record.proposal.candidate, file=route)
+    except ValueError as error:
+        return str(error)
+    why = obstacle(record, settings)
+    return None if why is None else f"the configuration does not allow it: {why.replace('_', ' ')}"
+
+
+def alike(one: Candidate, other: Candidate) -> bool:
+    """Whether two candidates are the same change; shares may differ a little, as they move with every sample."""
+    return (
+        one.arms == other.arms
+        and one.baseline == other.baseline
+        and one.objectives == other.objectives
+        and _alike(one.policy, other.policy)
+    )
+
+
+def _alike(one: PolicySettings | None, other: PolicySettings | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.name == other.name and _moved(one.fixed, other.fixed) < SAME_SHARES
+
+
+def _moved(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+    arms = set(one) | set(other)
+    return 0.5 * sum(abs(one.get(arm, 0.0) - other.get(arm, 0.0)) for arm in arms)
