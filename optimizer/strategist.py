@@ -13,7 +13,7 @@ from optimizer.evidence import EvidenceSource
 from optimizer.publisher import gather
 from optimizer.rollouts.book import Book
 from optimizer.rollouts.controller import Controller
-from optimizer.rollouts.faults import Conflict, Refused
+from optimizer.rollouts.faults import Conflict, NotFound, Refused
 from optimizer.rollouts.overlays import RouteOverlay, effective
 from optimizer.rollouts.records import LOOP, SPLITTING, Optimization, Proposal, Status
 from optimizer.rollouts.traffic import Rates, p95_ms
@@ -24,6 +24,7 @@ from optimizer.strategies.trials import PromptTrials
 
 ACTOR: Final = "optimizer"
 TRIED: Final = "tried_before"
+NO_ROUTE: Final = "no_route"
 _UNDECIDED: Final = frozenset((Status.COLLECTING, Status.PROPOSED))
 _BUSY: Final = frozenset((*_UNDECIDED, *SPLITTING))
 
@@ -70,12 +71,11 @@ class Strategist:
                 self._ensure(strategy, route)
         for record in self._book.live():
             if record.status in _UNDECIDED:
-                self.look_at(record)
-                await asyncio.sleep(0)  # each takes milliseconds, and there may be many
+                await self.look_at(record)
 
-    def look_at(self, record: Optimization) -> None:
+    async def look_at(self, record: Optimization) -> None:
         """Ask the strategy of one optimization that has not reached traffic, and settle its answer."""
-        answer = self.ask(record)
+        answer = await self.ask(record)
         if record.origin == LOOP and not isinstance(answer, NoProposal):
             before = self._controller.blocked(record.route, answer.candidate, self._settings().config_hash)
             if before is not None:
@@ -84,23 +84,24 @@ class Strategist:
                 )
         try:
             self._controller.settle(record.id, answer)
-        except Conflict as error:
+        except (Conflict, NotFound) as error:
             # Somebody was quicker; the next round sees what became of it.
             _log.debug("%s was not settled: %s", record.id, error)
 
-    def ask(self, record: Optimization) -> Proposal | NoProposal:
+    async def ask(self, record: Optimization) -> Proposal | NoProposal:
         """What the strategy of ``record`` answers now: a proposal, or why none."""
         situation = self.situation(record.route)
         strategy = STRATEGIES.get(record.strategy)
         if situation is None:
-            return NoProposal(NOT_APPLICABLE, f"There is no route {record.route!r} in the configuration.")
+            return NoProposal(NO_ROUTE, f"There is no route {record.route!r} in the configuration yet.")
         if strategy is None:
             return NoProposal(NOT_APPLICABLE, f"This version does not know the strategy {record.strategy!r}.")
         parameters, problems = strategy.check(record.parameters, situation.settings, situation.file)
         if problems:
             told = "; ".join(f"{problem.path}: {problem.message}" for problem in problems)
             return NoProposal(NOT_APPLICABLE, f"The parameters no longer fit the configuration: {told}")
-        return strategy.propose(situation, parameters)
+        # It may take tens of milliseconds, and the loop has guards to watch meanwhile.
+        return await asyncio.to_thread(strategy.propose, situation, parameters)
 
     def situation(self, route: str) -> Situation | None:
         """All that a strategy may look at; None without such a route."""

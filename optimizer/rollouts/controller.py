@@ -318,7 +318,7 @@ class Controller:
             _ASKED.get(verb, ""),
             reason[:MAX_EXPLANATION],
             full=full,
-            plan=plan,
+            plan=plan if verb in (machine.DEPLOY, machine.REQUEST, machine.RETRY) else None,
         )
         direction = self._drafts.direction(record, order)
         if direction is not Direction.GIVE:
@@ -370,7 +370,8 @@ class Controller:
         if record is None:
             return None
         step = machine.next_step(record, decision, now=self._now())
-        if step is None:
+        waits = self._giving.is_wanted(record.id) and step is not None and step.reason == INSUFFICIENT
+        if step is None or waits:
             return record
         measured = {verdict.guard: to_plain(verdict) for verdict in verdicts} if verdicts else None
         order = Order(step.verb, OPTIMIZER, step.reason, step.explanation, measured)

@@ -28,6 +28,7 @@ from optimizer.routing import CANDIDATE
 from optimizer.settings import RolloutPlan
 
 _VERSION: Final = 1
+_SHORTEST_S: Final = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ class EvaluationKeeper:
         """What to think of every rollout now.
 
         Failing is looked for every time; whether a stage has passed is asked when its duration is over, and then
-        every ``HealthChecks.interval_s``.
+        every ``HealthChecks.interval_s``, or as often as the stage lasts if that is shorter.
         """
         found = []
         for record in self._splitting().values():
@@ -205,7 +206,9 @@ class EvaluationKeeper:
         if now < rollout.stage_started_at + stage.duration_s:
             return False
         key = (rollout.id, rollout.stage)
-        if now < self._checked.get(key, 0.0) + rollout.plan.checks.interval_s:
+        # A short stage is looked at as often as it lasts, or its waiting time could end between two looks.
+        interval_s = min(rollout.plan.checks.interval_s, max(stage.duration_s, _SHORTEST_S))
+        if now < self._checked.get(key, 0.0) + interval_s:
             return False
         self._checked[key] = now
         return True

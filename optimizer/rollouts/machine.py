@@ -341,6 +341,8 @@ def next_step(record: Optimization, decision: Decision, *, now: float) -> Step |
     if decision.kind == PASSED:
         return _passed(record, rollout, decision)
     limit = wait_limit_s(rollout.plan.stages[rollout.stage])
+    if decision.why == "time":
+        return None  # Nobody has asked yet whether it passed.
     if limit is not None and now - rollout.waited_from >= limit:
         waited = f"after {now - rollout.waited_from:.0f} s, of {limit:.0f} s at most: "
         return Step(PAUSE, INSUFFICIENT, waited + (decision.explanation or "not enough data"))

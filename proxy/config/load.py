@@ -44,8 +44,8 @@ class Source:
 class Loaded:
     """A valid configuration.
 
-    ``secrets`` maps ``literal:`` references to values; of these ``upstream_secrets`` go to workers, over the supervisor's
-    pipe only.
+    ``secrets`` maps ``literal:`` references to values; of these ``upstream_secrets`` go to workers, over the
+    supervisor's pipe only.
     ``content_hash`` is the SHA-256 of the file's bytes. ``state_dir`` None leaves the choice to the caller.
     """
 

@@ -18,7 +18,9 @@ import orjson
 import pytest
 from aiohttp import web
 
+# pytest finds fixtures by the names of this module.
 from tests.integration.restarts.conftest import Product, _end, completion
+from tests.optimizer.control_store.conftest import cluster, postgres  # noqa: F401
 
 CONFIG = """
 server: {{host: 127.0.0.1, workers: 2}}

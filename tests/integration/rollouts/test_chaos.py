@@ -1,4 +1,4 @@
-"""Parts that die under a running rollout: the optimizer, a worker, the database. Requests flow on, nothing is forgotten."""
+"""Parts that die under a running rollout: optimizer, worker, database. Requests flow on, nothing is forgotten."""
 
 import asyncio
 import os
@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.rollouts.conftest import Admin, Crowd, until_asked
-from tests.optimizer.control_store.conftest import PostgresServer, cluster, postgres  # noqa: F401 - fixtures
+from tests.integration.rollouts.conftest import Crowd, until_asked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -99,13 +98,13 @@ async def test_a_killed_worker_loses_nothing_but_its_own_requests(start, faulty)
         await until_asked(crowd, "candidate", crowd.sides()["candidate"] + 50)
         faulty.fail["new"] = 1.0
         await admin.until(id_, "rolled_back")
-    # Eight people had at most one request each at the worker that was killed; connections to it are refused for a moment.
+    # Eight people had at most one request each at the worker that was killed; it refuses connections for a moment.
     assert len([word for word in crowd.failed if "ConnectError" not in word]) <= 8
     assert {answer.status for answer in crowd.answers if answer.side == "control"} == {200}
 
 
 @pytest.mark.parametrize("how", ["kill", "stop_answering"])
-async def test_without_its_database_a_rollout_stays_guarded(start, faulty, postgres, how):  # noqa: F811
+async def test_without_its_database_a_rollout_stays_guarded(start, faulty, postgres, how):
     """A person can't promote, anybody can take traffic back at once, and afterwards the database knows everything."""
     url = postgres.url(postgres.create())
     product = await start(more=f'database: {{url: "{url}", timeout_sec: 1}}')
@@ -142,7 +141,7 @@ async def test_without_its_database_a_rollout_stays_guarded(start, faulty, postg
 
 async def test_a_product_that_starts_without_its_database_goes_on_with_what_was_deployed(
     start, faulty, postgres
-):  # noqa: F811
+):
     url = postgres.url(postgres.create())
     more = f'database: {{url: "{url}", timeout_sec: 1}}'
     product = await start(more=more)

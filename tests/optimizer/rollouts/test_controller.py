@@ -347,6 +347,19 @@ async def test_a_stage_that_nobody_judges_ends(world):
     assert world.controller.get(record.id).reason == "insufficient"
 
 
+async def test_a_stage_that_has_passed_does_not_run_out_of_time(world):
+    """It waits for the database, not for data."""
+    record = await running(world)
+    world.store.mode = "refuse"
+    world.controller.judge(record.rollout.id, Decision(PASSED))
+    world.now += 1e6
+    waiting = Decision(INSUFFICIENT, why="samples")
+    assert world.controller.judge(record.rollout.id, waiting).status is Status.RUNNING
+    world.store.mode = "ok"
+    await world.quiet()
+    assert world.controller.get(record.id).rollout.stage == 1
+
+
 async def test_approval_stops_before_all_traffic(world):
     """The stages below 100 % run; what follows is a person's decision."""
     record = await running(world, plan=replace(PLAN, approval=True))
@@ -641,8 +654,7 @@ async def test_every_change_and_deed_has_its_row(world):
 
     actions = [row.action for row in world.store.rows.values()]
     assert sorted(actions) == sorted(
-        ["optimization.create", "optimization.propose", "optimization.deploy", "keys.create"]
-        + ["optimization.abort"]
+        [f"optimization.{verb}" for verb in ("create", "propose", "deploy", "abort")] + ["keys.create"]
     )
     abort = next(row for row in world.store.rows.values() if row.action == "optimization.abort")
     assert (abort.actor, abort.target, abort.detail["explanation"]) == ("tester", record.id, "enough")

@@ -1,5 +1,6 @@
 """Evidence about rollouts: what counts for which stage, and that a restart neither loses nor repeats anything."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from optimizer.log.writer import LogWriter, encode
 from optimizer.rollouts.book import Book
 from optimizer.rollouts.keeper import EvaluationKeeper
 from optimizer.rollouts.records import Optimization
+from optimizer.settings import RolloutPlan, Stage
 from tests.optimizer.rollouts.conftest import PLAN, make_record
 
 
@@ -21,7 +23,7 @@ class Clock:
         return self.now
 
 
-class Stage:
+class Scene:
     """A keeper over a log that the test writes as a worker would."""
 
     def __init__(self, path: Path, record: Optimization) -> None:
@@ -54,8 +56,8 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path, running: Optimization) -> Stage:
-    return Stage(tmp_path, running)
+def stage(tmp_path: Path, running: Optimization) -> Scene:
+    return Scene(tmp_path, running)
 
 
 def totals(keeper: EvaluationKeeper) -> tuple[int, int]:
@@ -92,9 +94,7 @@ def test_evidence_begins_anew_with_the_next_stage(stage, settings, small):
     stage.report(stage.row("candidate", resolved=50), stage.row("control", resolved=50))
     keeper.poll()
     following = make_record(settings, small, stage=1)
-    stage.book.join(
-        type(following)(**{name: getattr(following, name) for name in following.__slots__} | {"revision": 9})
-    )
+    stage.book.join(replace(following, revision=9))
     stage.report(stage.row("candidate", stage=1, resolved=3))
     keeper.poll()
     assert totals(keeper) == (0, 3)
@@ -155,3 +155,18 @@ def test_passing_is_asked_for_at_the_end_of_the_stage_and_then_at_intervals(stag
     assert [j.decision.kind for j in keeper.judgements()] == ["pass"]
     stage.clock.now += 0.05
     assert [j.decision.kind for j in keeper.judgements()] == ["pass"], "it holds until somebody acts on it"
+
+
+def test_a_stage_shorter_than_the_interval_is_looked_at_more_often(stage, settings, small):
+    plan = RolloutPlan(stages=(Stage(20.0, 3.0, 5, 30.0), Stage(100.0)))
+    record = make_record(settings, small, plan=plan)
+    stage.book.join(replace(record, revision=9))
+    keeper = stage.keeper()
+    stage.clock.now = 103.0
+    assert [j.decision.why for j in keeper.judgements()] == ["samples"]
+    stage.report(
+        stage.row("control", resolved=50, assigned=24), stage.row("candidate", resolved=6, assigned=6)
+    )
+    keeper.poll()
+    stage.clock.now = 106.0
+    assert [j.decision.kind for j in keeper.judgements()] == ["pass"]

@@ -201,6 +201,7 @@ def test_too_little_data_pauses_at_the_end_of_the_wait(running):
     step = next_step(running, waiting, now=100.0 + 600.0)
     assert (step.verb, step.reason) == ("pause", "insufficient")
     assert "3 of 100" in step.explanation
+    assert next_step(running, Decision(INSUFFICIENT, why="time"), now=1e6) is None
 
 
 def test_withholding_changes_nothing_but_the_revision(running):
