@@ -100,8 +100,14 @@ class Strategist:
         if problems:
             told = "; ".join(f"{problem.path}: {problem.message}" for problem in problems)
             return NoProposal(NOT_APPLICABLE, f"The parameters no longer fit the configuration: {told}")
-        # It may take tens of milliseconds, and the loop has guards to watch meanwhile.
-        return await asyncio.to_thread(strategy.propose, situation, parameters)
+        try:
+            # It may take tens of milliseconds, and the loop has guards to watch meanwhile.
+            return await asyncio.to_thread(strategy.propose, situation, parameters)
+        except Exception as error:  # noqa: BLE001 - one strategy's fault must not stop the others
+            _log.exception("the strategy %s failed on route %s", record.strategy, record.route)
+            return NoProposal(
+                "strategy_failed", f"The strategy failed ({type(error).__name__}); the log says why."
+            )
 
     def situation(self, route: str) -> Situation | None:
         """All that a strategy may look at; None without such a route."""

@@ -60,6 +60,7 @@ _RETURNED_RAW = _RETURNED | {
     b"allow",
     b"content-security-policy",
     b"x-content-type-options",
+    b"idempotent-replayed",
 }
 _RATE_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-")
 _UPSTREAM_IDS = (b"x-request-id", b"request-id")

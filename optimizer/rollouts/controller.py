@@ -245,14 +245,14 @@ class Controller:
         """A new optimization, without a proposal yet.
 
         Raises:
-            Refused: The name is empty or too long, or there is no such route.
+            Refused: The name is empty or too long, or there is no such route among those that there are.
             Conflict: There are as many live ones as can be kept.
         """
         name = name.strip()
         if not 0 < len(name) <= MAX_NAME or not name.isprintable():
             raise Refused("name", f"must have 1 to {MAX_NAME} printable characters, it has {len(name)}")
         settings = self._settings()
-        if not any(known.name == route for known in settings.routes):
+        if settings.routes and not any(known.name == route for known in settings.routes):
             raise Refused("route", f"there is no route {route!r}")
         if self.book.is_full:
             raise Conflict("too many optimizations are live; roll back or delete some")

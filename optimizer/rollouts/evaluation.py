@@ -79,7 +79,13 @@ class Evaluation:
         self._min_samples = plan.stages[stage].min_samples if stage < len(plan.stages) else 0
         self._alphas = alphas(plan.checks, stage, stages)
         self._mismatch_alpha = FALSE_MISMATCH * stage_share(stage, stages)
-        self._tests = {name: TwoSample() for name in _COMPARED if name in self._alphas}
+        # Of all that is counted only upstream errors have every resolved request for a denominator, whatever became
+        # of it; what is counted of completed ones splits as the sides complete.
+        drawn = None if sticky or not 0.0 < fraction < 1.0 else fraction
+        self._fractions = {"error": drawn}
+        self._tests = {
+            name: TwoSample(fraction=self._fractions.get(name)) for name in _COMPARED if name in self._alphas
+        }
         self._watches_ratio = plan.checks.enabled and not sticky and 0.0 < fraction < 1.0
         self._mismatch = 0.0
         margin = plan.checks.non_inferiority_margin if plan.checks.enabled else None
@@ -163,7 +169,7 @@ class Evaluation:
         made.totals = Observation(SideCounts(**totals["control"]), SideCounts(**totals["candidate"]))
         for name in made._tests:
             if name in data["tests"]:
-                made._tests[name] = TwoSample.restore(data["tests"][name])
+                made._tests[name] = TwoSample.restore(data["tests"][name], fraction=made._fractions.get(name))
         made._mismatch = float(data["mismatch"])
         if made._success is not None and made._rating is not None and data["success"] is not None:
             made._success = ShareMargin.restore(made._success.margin, data["success"])

@@ -27,7 +27,9 @@ def unfit(record: Optimization, settings: Settings) -> str | None:
     """Why the file no longer allows ``record``: a stable word, None while it does."""
     route = route_of(settings, record.route)
     if route is None:
-        return ROUTE_VANISHED
+        # Without any route there is nothing to tell which one was meant; the first that comes will.
+        waits = not settings.routes and record.status is Status.COLLECTING
+        return None if waits else ROUTE_VANISHED
     if record.status is Status.COLLECTING or record.proposal is None:
         return None
     if record.status is not Status.PROPOSED:

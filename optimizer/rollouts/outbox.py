@@ -69,13 +69,14 @@ class Outbox:
                 self._met.discard(dropped)
                 self.lost += 1
 
-    def meet(self, row: AuditRow) -> None:
-        """A row as read in the log: kept unless it was stored already."""
+    def meet(self, row: AuditRow) -> bool:
+        """A row as read in the log: kept unless it is known to be stored, which is returned."""
         if row.id in self._stored:
             del self._stored[row.id]
-            return
+            return True
         self.add(row=row)
         self._met.add(row.id)
+        return False
 
     def batch(self, most: int) -> tuple[list[Optimization], list[AuditRow]]:
         """The oldest ``most`` records and rows."""

@@ -19,6 +19,7 @@ from optimizer.rollouts.book import Book
 from optimizer.rollouts.codec import record_of, to_plain
 from optimizer.rollouts.history import event_time, record_in, row_of
 from optimizer.rollouts.outbox import Outbox
+from optimizer.rollouts.records import Optimization
 
 _VERSION: Final = 1
 _MARK: Final = events.TRANSITION.encode()
@@ -49,9 +50,9 @@ class Projection:
         if type_ not in (events.TRANSITION, events.AUDIT):
             return
         try:
+            is_stored = self._outbox.meet(row_of(event["id"], type_, event["data"], event_time(event)))
             if type_ == events.TRANSITION:
-                self._book.join(record_in(event["data"]))
-            self._outbox.meet(row_of(event["id"], type_, event["data"], event_time(event)))
+                self._take(record_in(event["data"]), is_stored=is_stored)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             self.unreadable += 1
             _log.error("event %s says nothing that can be used: %r", event.get("id"), error)
@@ -60,7 +61,7 @@ class Projection:
         """See ``ingest.Consumer``. Made anew only when something changed: it is asked for with every step."""
         at = (self._book.version, self._outbox.version)
         if at != self._saved:
-            pending = {record.id: record for record in self._outbox.records}
+            pending = {record.id: self._book.get(record.id) or record for record in self._outbox.records}
             pending.update((record.id, record) for record in self._book.live())
             self._bytes = orjson.dumps(
                 {
@@ -106,12 +107,18 @@ class Projection:
                 try:
                     event = orjson.loads(line)
                     if event["type"] == events.TRANSITION:
-                        self._book.join(record_in(event["data"]))
+                        self._take(record_in(event["data"]), is_stored=False)
                         found += 1
                 except (KeyError, TypeError, ValueError, AttributeError) as error:
                     self.unreadable += 1
                     _log.error("a transition in %s can not be read: %r", source, error)
         return found
+
+    def _take(self, record: Optimization, *, is_stored: bool) -> None:
+        # What has ended is in no later snapshot unless the database is known to lack it.
+        self._book.join(record)
+        if not is_stored:
+            self._outbox.add(record)
 
 
 def _lines_after(directory: Path, at: tuple[int, int]) -> Iterator[bytes]:

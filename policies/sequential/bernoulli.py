@@ -71,6 +71,10 @@ class TwoSample:
     expectation is at most 1 whatever the shares are, as long as the candidate's is no greater, so a disturbance that
     hits both sides is no evidence. ``p`` is what control has shown in the blocks before.
 
+    Where every outcome was assigned to the candidate by a draw of its own with probability ``fraction``, m is
+    (1 - fraction) p + fraction q and no block is needed: given the outcomes, under the hypothesis, only the draws are
+    random, and their expectation is 1. That keeps the evidence which small blocks of accidental composition lose.
+
     ``peak`` is the greatest ln evidence so far: a test that has rejected stays rejected.
     """
 
@@ -80,6 +84,7 @@ class TwoSample:
     control_events: int = 0
     control_outcomes: int = 0
     waiting: tuple[int, int, int, int] = (0, 0, 0, 0)
+    fraction: float | None = None
 
     def __post_init__(self) -> None:
         if self.logs is None:
@@ -101,7 +106,7 @@ class TwoSample:
                 raise ValueError(f"{events} events among {outcomes} outcomes")
         y, c, z, t = self.waiting
         y, c, z, t = y + control[0], c + control[1], z + candidate[0], t + candidate[1]
-        if c and t:
+        if (c and t) or self.fraction is not None:
             self._bet(y, c, z, t)
             self.waiting = (0, 0, 0, 0)
         else:
@@ -117,7 +122,8 @@ class TwoSample:
                 # ln q = ln(ratio p) - shift and ln(1 - q) = ln(1 - p) - shift, see ``raised``.
                 shift = log1p((ratio - 1.0) * p)
                 q = ratio * p / (1.0 - p + ratio * p)
-                m = (c * p + t * q) / (c + t)
+                part = t / (c + t) if self.fraction is None else self.fraction
+                m = p + part * (q - p)
                 up, down = log(m), log1p(-m)
                 self.logs[place] += (
                     y * (events - up)
@@ -141,7 +147,11 @@ class TwoSample:
 
     @classmethod
     def restore(
-        cls, data: Mapping[str, Any], *, growths: Sequence[tuple[float, float]] = GROWTHS
+        cls,
+        data: Mapping[str, Any],
+        *,
+        growths: Sequence[tuple[float, float]] = GROWTHS,
+        fraction: float | None = None,
     ) -> "TwoSample":
         """The test as it was.
 
@@ -153,4 +163,4 @@ class TwoSample:
             raise ValueError(f"{len(logs)} bets were saved, {len(growths)} are placed")
         events, outcomes = data["control"]
         y, c, z, t = data["waiting"]
-        return cls(growths, logs, float(data["peak"]), int(events), int(outcomes), (y, c, z, t))
+        return cls(growths, logs, float(data["peak"]), int(events), int(outcomes), (y, c, z, t), fraction)

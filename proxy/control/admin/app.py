@@ -57,7 +57,7 @@ def build_app(services: Services, endpoints: Sequence[Endpoint]) -> web.Applicat
             return AdminFault(500, "INTERNAL_ERROR", "The request failed; the log says why.").response()
 
     app = web.Application(middlewares=[guard], client_max_size=MAX_BODY_BYTES)
-    app[openapi.DOCUMENT] = openapi.describe(endpoints, version=services.version)
+    app[openapi.DOCUMENT] = openapi.Document(endpoints, version=services.version)
     for endpoint in endpoints:
         reach_of[endpoint.method, endpoint.path] = endpoint.reach
         app.router.add_route(endpoint.method, endpoint.path, _bound(services, endpoint))

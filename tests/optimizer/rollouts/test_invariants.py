@@ -49,6 +49,7 @@ class Rollouts(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.world = self.run(self.make())
         self.taken = set()
+        self.seen_tables = 0
         self.edits = 0
 
     async def make(self):
@@ -230,9 +231,10 @@ class Rollouts(RuleBasedStateMachine):
                 assert (data["optimization"], data["revision"]) in self.world.store.ever
             if data["percentage"]:
                 decided.setdefault(data["rollout"], set()).add(data["percentage"] / 100.0)
-        for table in self.world.tables:
+        for table in self.world.tables[self.seen_tables :]:
             for rollout, share in table.values():
                 assert rollout is None or share in decided[rollout]
+        self.seen_tables = len(self.world.tables)
 
     @invariant()
     def every_change_has_its_event(self):
@@ -312,7 +314,7 @@ def test_the_invariants_hold():
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_invariants_hold_for_long():
-    run_examples(300, 50)
+    run_examples(150, 50)
 
 
 async def life(world, reached):

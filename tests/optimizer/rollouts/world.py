@@ -129,11 +129,12 @@ class World:
         self.sync_fails = False
         self.unbuildable: str | None = None
         self.log: list[bytes] = []
+        self.decoded: list[dict[str, Any]] = []
         self.table: bytes = b"[]"
         self.tables: list[dict[str, tuple[str | None, float]]] = []
         self.takings: list[bool] = []
         self.saved: tuple[bytes, int] | None = None
-        self.store = MemoryStore(self)
+        self.store: Any = MemoryStore(self)
         self.ids = itertools.count(1)
         self.trace: list[str] = []
         self.start()
@@ -155,7 +156,7 @@ class World:
         for line in self.log[self.read :]:  # what ``read_ahead`` does with files
             event = orjson.loads(line)
             if event["type"] == events.TRANSITION:
-                self.book.join(record_of(event["data"]["record"]))
+                self.projection._take(record_of(event["data"]["record"]), is_stored=False)
         self.controller = Controller(
             self.book,
             store=self.store,
@@ -176,7 +177,8 @@ class World:
         self.dead = True
         for task in list(self.controller._tasks):
             task.cancel()
-        self.store.waiting.clear()
+        if isinstance(self.store, MemoryStore):
+            self.store.waiting.clear()
         while self.controller._tasks:
             await asyncio.wait(self.controller._tasks)
         # Without room for its first table a process does not start; the supervisor tries until there is.
@@ -255,8 +257,11 @@ class World:
 
     def transitions(self) -> list[Mapping[str, Any]]:
         """Data of every transition in the log."""
-        found = [orjson.loads(line) for line in self.log]
-        return [event["data"] for event in found if event["type"] == events.TRANSITION]
+        for line in self.log[len(self.decoded) :]:
+            self.decoded.append(orjson.loads(line))
+        return [
+            event["data"] for event in self.decoded[: len(self.log)] if event["type"] == events.TRANSITION
+        ]
 
     def proposed(self, route_name: str = "chat", name: str = "one") -> Optimization:
         """A new optimization with a proposal."""

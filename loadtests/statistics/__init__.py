@@ -1,0 +1,1 @@
+"""How often the guards of rollouts and the prompt tests err, and how soon they see harm: measured by simulation."""

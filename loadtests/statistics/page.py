@@ -1,0 +1,218 @@
+"""Puts measured figures into ``docs/statistics.md``: the tables between its marks come from the kept results.
+
+Invariant: every number between the marks is a result; the prose around them is written by hand.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PAGE = Path("docs/statistics.md")
+KEPT = Path("loadtests/results/statistics.json")
+
+Row = Mapping[str, Any]
+
+
+def read(path: Path = KEPT) -> dict[str, Any]:
+    """Results of earlier runs, by scene; empty when there are none."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def keep(results: Mapping[str, Any]) -> None:
+    """Save results for the page and for the test that holds page and results together."""
+    KEPT.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def rendered(text: str, results: Mapping[str, Any]) -> str:
+    """``text`` with the tables of ``results`` between its marks.
+
+    Raises:
+        KeyError: If a mark names no table.
+    """
+
+    def table(found: re.Match[str]) -> str:
+        name = found.group(1)
+        body = _TABLES[name](results[name]["rows"]) if name in results else "not measured yet"
+        return f"<!-- figures: {name} -->\n\n{body}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- figures: (\w+) -->.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _percent(share: float) -> str:
+    return f"{100.0 * share:.3g} %"
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _identical(rows: Sequence[Row]) -> str:
+    return _table(
+        ("both sides", "rollouts", "rolled back", "paused", "by which guard"),
+        [
+            (
+                row["world"],
+                _count(row["runs"]),
+                _percent(row["rolled_back"]),
+                _percent(row["paused"]),
+                ", ".join(f"{guard} {count}" for guard, count in row["by_guard"].items()) or "-",
+            )
+            for row in rows
+        ],
+    )
+
+
+def _margin(rows: Sequence[Row]) -> str:
+    return _table(
+        (
+            "canary",
+            "control → candidate",
+            "runs",
+            "promoted",
+            "rolled back",
+            "median canary requests",
+        ),
+        [
+            (
+                f"{row['percentage']:g} %",
+                str(row["change"]),
+                _count(row["runs"]),
+                _percent(row["promoted"]),
+                _percent(row["rolled_back"]),
+                _count(row["median_canary"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _promotion(rows: Sequence[Row]) -> str:
+    return _table(
+        ("candidate errors", "runs", "P(promoted)", "P(rolled back)", "median canary requests to rollback"),
+        [
+            (
+                _percent(row["candidate_errors"]),
+                _count(row["runs"]),
+                _percent(row["promoted"]),
+                _percent(row["rolled_back"]),
+                _count(row["median_canary"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _harm(rows: Sequence[Row]) -> str:
+    return _table(
+        (
+            "harm",
+            "canary",
+            "runs",
+            "rolled back",
+            "median canary requests",
+            "p90",
+            "median requests of the route",
+        ),
+        [
+            (
+                row["harm"],
+                f"{row['percentage']:g} %",
+                _count(row["runs"]),
+                _percent(row["rolled_back"]),
+                _count(row["median_canary"]),
+                _count(row["p90_canary"]),
+                _count(row["median_requests"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _prompts(rows: Sequence[Row]) -> str:
+    return _table(
+        ("true lift", "runs", "decided", "median per prompt"),
+        [
+            (f"+{row['lift']:g}", _count(row["runs"]), f"{row['decided']:.3f}", _count(row["median_per_arm"]))
+            for row in rows
+        ],
+    )
+
+
+def _canaries(rows: Sequence[Row]) -> str:
+    rates = ("0.02", "0.03", "0.05", "0.1", "0.3")
+    return _table(
+        ("rule", "2 % (false)", "3 %", "5 %", "10 %", "30 %"),
+        [
+            (
+                row["rule"],
+                *(
+                    f"{share:.3f}" if middle is None else f"{share:.3f}, {_count(middle)}"
+                    for share, middle in (row[rate] for rate in rates)
+                ),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _ratios(rows: Sequence[Row]) -> str:
+    return _table(
+        ("meant share", "real share", "runs", "alarms", "median requests"),
+        [
+            (
+                f"{row['meant']:g}",
+                f"{row['real']:g}",
+                _count(row["runs"]),
+                f"{row['alarms']:.3f}",
+                _count(row["median_requests"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _drift(rows: Sequence[Row]) -> str:
+    return _table(
+        (
+            "task",
+            "model",
+            "March right",
+            "June right",
+            "answers rated",
+            "rolled back",
+            "median canary requests",
+            "of them rated",
+        ),
+        [
+            (
+                row["task"],
+                row["model"],
+                _percent(row["march"]),
+                _percent(row["june"]),
+                _percent(row["rated"]),
+                _percent(row["rolled_back"]),
+                _count(row["median_canary"]),
+                _count(row["median_ratings"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+_TABLES: Mapping[str, Callable[[Sequence[Row]], str]] = {
+    "identical": _identical,
+    "margin": _margin,
+    "promotion": _promotion,
+    "harm": _harm,
+    "prompts": _prompts,
+    "canaries": _canaries,
+    "ratios": _ratios,
+    "drift": _drift,
+}
