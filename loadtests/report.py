@@ -13,7 +13,7 @@ from loadtests.machine import line
 from loadtests.scenarios import SCENARIOS
 
 # Run by their own commands, for as long as one likes.
-LONG = ("soak", "fuzz")
+LONG = ("rollback", "soak", "fuzz")
 TARGET = Path(__file__).with_name("RESULTS.md")
 HEAD = """# Measured figures
 
