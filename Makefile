@@ -70,6 +70,10 @@ test: system lint ## Everything: format, lint, types, import contracts, all test
 figures: $(VENV)/.dev ## Measure every number of loadtests/RESULTS.md again (resumable; see loadtests/README.md)
 	@$(BIN)/python -m loadtests.run
 
+.PHONY: statistics
+statistics: $(VENV)/.dev ## Measure how often guards and tests err again, and write the tables of docs/statistics.md
+	@$(BIN)/python -m loadtests.statistics
+
 .PHONY: lock
 lock: $(VENV)/.dev ## Resolve the pinned requirements anew (no index lines are written)
 	@bash requirements/lock.sh

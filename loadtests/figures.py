@@ -67,7 +67,8 @@ def fingerprint() -> str:
 def save(result: Result) -> Path:
     """Write a result; the folder ignores itself in git."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / ".gitignore").write_text("*\n")
+    # What a page of the documentation was drawn from is kept beside it.
+    (RESULTS / ".gitignore").write_text("*\n!statistics.json\n")
     path = RESULTS / f"{result.scenario}.json"
     path.write_text(json.dumps(asdict(result), indent=1))
     return path

@@ -18,6 +18,7 @@ endpoint, stream          ``chat|completions|embeddings|responses|other``; bool
 side, side_probability    ``control|candidate`` and its probability for this unit; ``rollout`` id or null
 guard_lost                true when a candidate draw was sent to control because nobody guards it
 stopped                   true when it was because this worker stopped the candidate (a hard stop)
+unserved                  true when it was because no arm of the candidate could serve this request
 arm, baseline_arm         arm ids (of the *first*, decided attempt); null when nothing was decided
 model, variant            configuration names; ``model_key``/``variant_key`` the statistics identity
 selector                  selector id; ``policy`` its name

@@ -5,6 +5,7 @@ older than the lease. Only the file's modification time matters.
 """
 
 import os
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 
@@ -24,6 +25,12 @@ def renew(path: Path, now: float | None = None) -> None:
     except FileNotFoundError:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         os.utime(path, times)
+
+
+def withdraw(path: Path) -> None:
+    """Say that nobody is watching any more, for the workers to see at once; never raises."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def age_s(path: Path, now: float) -> float:

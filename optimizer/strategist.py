@@ -7,6 +7,7 @@ has not reached traffic gets its strategy's present answer. Nothing here moves t
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 from optimizer.evidence import EvidenceSource
@@ -18,13 +19,14 @@ from optimizer.rollouts.overlays import RouteOverlay, effective
 from optimizer.rollouts.records import LOOP, SPLITTING, Optimization, Proposal, Status
 from optimizer.rollouts.traffic import Rates, p95_ms
 from optimizer.settings import RouteSettings, Settings, StrategySettings
-from optimizer.strategies.base import NOT_APPLICABLE, NoProposal, Situation
+from optimizer.strategies.base import NOT_APPLICABLE, NOT_ENOUGH_DATA, NoProposal, Situation
 from optimizer.strategies.registry import STRATEGIES, choosing_routes
 from optimizer.strategies.trials import PromptTrials
 
 ACTOR: Final = "optimizer"
 TRIED: Final = "tried_before"
 NO_ROUTE: Final = "no_route"
+MOST_NAMED: Final = 6
 _UNDECIDED: Final = frozenset((Status.COLLECTING, Status.PROPOSED))
 _BUSY: Final = frozenset((*_UNDECIDED, *SPLITTING))
 
@@ -82,6 +84,8 @@ class Strategist:
                 answer = NoProposal(
                     TRIED, f"The same change was tried: {before.id} is {before.status}; retry that."
                 )
+        elif isinstance(answer, NoProposal) and answer.reason == NOT_ENOUGH_DATA:
+            answer = replace(answer, explanation=f"{answer.explanation}{_still_needed(answer)}")
         try:
             self._controller.settle(record.id, answer)
         except (Conflict, NotFound) as error:
@@ -153,6 +157,13 @@ class Strategist:
             )
         except (Conflict, Refused) as error:
             _log.warning("no optimization %s of route %s: %s", strategy.name, route.name, error)
+
+
+def _still_needed(answer: NoProposal) -> str:
+    """What is missing, in numbers; the greatest gaps first."""
+    missing = sorted(answer.needed.items(), key=lambda item: (-item[1], item[0]))[:MOST_NAMED]
+    named = ", ".join(f"{count:g} {what}" for what, count in missing if count > 0.0)
+    return f" Still needed: {named}." if named else ""
 
 
 def _wanted(settings: Settings) -> Iterator[tuple[StrategySettings, RouteSettings]]:

@@ -24,6 +24,7 @@ _LISTED_ARMS = 32
 # Why a unit of the candidate's gets control; also the names of the event's fields.
 GUARD_LOST = "guard_lost"
 STOPPED = "stopped"
+UNSERVED = "unserved"
 
 
 @dataclass(slots=True)
@@ -66,13 +67,13 @@ def decide(
     Raises:
         ModelNotFound: If ``model`` selects nothing.
         ClientFault: If a pin names no arm of the route, or no arm can do what is asked; with the reasons.
-        Unavailable: If arms that might serve the request are not available now.
+        Unavailable: If arms that might serve are not available now.
     """
     route = table.resolve(envelope.model)
     if route is None:
         raise ModelNotFound(envelope.model)
     unit, unit_bytes = _unit(route, envelope, headers)
-    side, side_probability, withheld, watch = _draw_side(route, unit_bytes, uniform, guarded)
+    side, side_probability, withheld, watch = _draw_side(route, envelope, unit_bytes, uniform, guarded)
     if (pin := headers.get(PIN)) is not None:
         drawn, watch = side, None
         side, index = _pinned(route, side, pin, guarded)
@@ -87,14 +88,14 @@ def decide(
         mask, reason = _eligible(route, side, envelope, baseline)
         if watch is not None:
             watch.assigned(side.name)
+        if not mask and side is route.candidate:
+            side, side_probability, withheld, watch = _stood_in_for(route, envelope, watch)
+            baseline = _baseline(route, side, envelope)
+            mask, reason = _eligible(route, side, envelope, baseline)
         if not mask:
             raise _nobody(side, envelope, watch)
-        ejected = mask & side.health.down
-        if ejected == mask:
-            ejected = 0  # Somebody has to try: the last arm is never ejected.
-        elif ejected:
-            mask ^= ejected
-            reason = "single" if reason == "bandit" and mask.bit_count() == 1 else reason
+        if ejected := mask & side.health.down:
+            mask, ejected, reason = _eject(mask, ejected, reason)
         draw = uniform() if unit_bytes is None else _hash_uniform(route.bandit_key, unit_bytes)
         index, propensity = side.selector.choose(draw, mask)
     return Decision(
@@ -113,6 +114,14 @@ def decide(
         ejected=ejected,
         watch=watch,
     )
+
+
+def _eject(mask: int, ejected: int, reason: str) -> tuple[int, int, str]:
+    """Who of ``mask`` is left, who is ejected, and the reason for a choice among the former."""
+    if ejected == mask:
+        return mask, 0, reason  # Somebody has to try: the last arm is never ejected.
+    mask ^= ejected
+    return mask, ejected, "single" if reason == "bandit" and mask.bit_count() == 1 else reason
 
 
 def unit_digest(key: bytes, unit: bytes) -> str:
@@ -165,11 +174,15 @@ def _baseline(route: CompiledRoute, side: CompiledSide, envelope: Envelope) -> i
 
 
 def _draw_side(
-    route: CompiledRoute, unit: bytes | None, uniform: Callable[[], float], guarded: bool
+    route: CompiledRoute,
+    envelope: Envelope,
+    unit: bytes | None,
+    uniform: Callable[[], float],
+    guarded: bool,
 ) -> tuple[CompiledSide, float, str | None, Watch | None]:
     """The side, its probability, why the candidate is withheld from a unit of its own, and who counts."""
     candidate = route.candidate
-    if candidate is None or route.fraction <= 0.0:
+    if candidate is None or route.fraction <= 0.0 or _is_controls(route, candidate, envelope):
         return route.control, 1.0, None, None
     draw = uniform() if unit is None else _hash_uniform(route.rollout_key, unit)
     watch = route.watch
@@ -181,6 +194,46 @@ def _draw_side(
     if draw >= route.fraction:
         return route.control, 1.0 - route.fraction, None, watch
     return candidate, route.fraction, None, watch
+
+
+def _stood_in_for(
+    route: CompiledRoute, envelope: Envelope, watch: Watch | None
+) -> tuple[CompiledSide, float, str | None, Watch | None]:
+    """Control, for a request that the candidate can't serve: that must not cost its caller anything, but is counted."""
+    assert route.candidate is not None
+    _nobody(route.candidate, envelope, watch)
+    return route.control, 1.0, UNSERVED, None
+
+
+def _is_controls(route: CompiledRoute, candidate: CompiledSide, envelope: Envelope) -> bool:
+    """Whether the rollout must not move this request, whichever side its unit would draw.
+
+    Vectors, state that a provider holds and the caller's own credential belong to where control has them. When the
+    candidate has nobody there, that is no failure of its own, so nobody counts it.
+    """
+    belongs = envelope.endpoint == EMBEDDINGS or envelope.stateful
+    if not belongs and not candidate.passthrough and not route.control.passthrough:
+        return False
+    home = _controls_arm(route, candidate, envelope, candidate.baseline)
+    there = candidate.available
+    if candidate.passthrough or route.control.passthrough:
+        own = candidate.upstream_masks.get(home.model.upstream, 0)
+        there &= own if home.handle.passthrough_auth else ~candidate.passthrough
+    if envelope.endpoint == EMBEDDINGS:
+        there &= _of_model(candidate, home)
+    elif envelope.stateful:
+        there &= candidate.upstream_masks.get(_home(route), 0)
+    return not there
+
+
+def _home(route: CompiledRoute) -> str:
+    """The upstream that holds the route's state: a candidate's own baseline must not move it."""
+    return route.home or route.control.arms[route.control.baseline].model.upstream
+
+
+def _of_model(side: CompiledSide, home: CompiledArm) -> int:
+    """The arms of ``side`` whose vectors can be compared with those of ``home``."""
+    return sum(1 << arm.index for arm in side.arms if arm.model.model_id == home.model.model_id)
 
 
 def _pinned(route: CompiledRoute, side: CompiledSide, pin: bytes, guarded: bool) -> tuple[CompiledSide, int]:
@@ -207,23 +260,29 @@ def _eligible(route: CompiledRoute, side: CompiledSide, envelope: Envelope, base
         return mask, "plain"
     if side.passthrough:
         # The caller's own credential belongs to one origin, and ours must not stand in for it elsewhere.
-        own = side.upstream_masks[side.arms[baseline].model.upstream]
-        mask &= own if side.passthrough >> baseline & 1 else ~side.passthrough
+        home = _controls_arm(route, side, envelope, baseline)
+        own = side.upstream_masks.get(home.model.upstream, 0)
+        mask &= own if home.handle.passthrough_auth else ~side.passthrough
     if envelope.endpoint == EMBEDDINGS:
         # Vectors of different models can't be compared, so the model never changes.
-        chosen = side.arms[baseline].model.model_id
         same = (
             side.same_vectors
-            if baseline == side.baseline
-            else sum(1 << arm.index for arm in side.arms if arm.model.model_id == chosen)
+            if side is route.control and baseline == side.baseline
+            else _of_model(side, _controls_arm(route, side, envelope, baseline))
         )
         return _fitting(side, envelope, mask & same), "embeddings"
     if envelope.stateful:
-        home = route.home or side.arms[side.baseline].model.upstream
-        mask = _fitting(side, envelope, mask & side.upstream_masks.get(home, 0))
+        mask = _fitting(side, envelope, mask & side.upstream_masks.get(_home(route), 0))
         return mask, "home" if mask.bit_count() <= 1 else "bandit"
     mask = _fitting(side, envelope, mask)
     return mask, "single" if mask.bit_count() == 1 else "bandit"
+
+
+def _controls_arm(route: CompiledRoute, side: CompiledSide, envelope: Envelope, baseline: int) -> CompiledArm:
+    """Whom the caller would get without any rollout."""
+    if side is not route.control:
+        side, baseline = route.control, _baseline(route, route.control, envelope)
+    return side.arms[baseline]
 
 
 def _fitting(side: CompiledSide, envelope: Envelope, mask: int) -> int:

@@ -29,8 +29,8 @@ def alternatives(
         return []
     if route.fallback is not None:
         arms = _of_side(route.fallback, decision, envelope, tried)
-        return [arm for arm in arms if not arm.breaker.down] or arms
-    arms = _by_preference(decision.side, decision, envelope, tried, failed)
+    else:
+        arms = _by_preference(decision.side, decision, envelope, tried, failed)
     if decision.side is route.candidate:
         known = {*tried, *(arm.id for arm in arms)}
         arms += _by_preference(route.control, decision, envelope, known, failed)
@@ -77,9 +77,10 @@ def _can_serve(side: CompiledSide, arm: CompiledArm, decision: Decision, envelop
         mask &= side.capability_masks[need]
     if not mask >> arm.index & 1:
         return False
-    if decided.handle.passthrough_auth or arm.handle.passthrough_auth or envelope.stateful:
-        return _same_upstream(arm, decided)
+    at_home = decided.handle.passthrough_auth or arm.handle.passthrough_auth or envelope.stateful
+    if at_home and not _same_upstream(arm, decided):
+        return False
     if envelope.endpoint == EMBEDDINGS:
         return arm.model.model_id == decided.model.model_id
     limit = arm.model.context_tokens
-    return limit is None or room_tokens(envelope) <= limit
+    return at_home or limit is None or room_tokens(envelope) <= limit

@@ -115,7 +115,7 @@ def configure(
     wanted = level if level in LEVELS else "info"
     root.setLevel(wanted.upper())
     # Client libraries narrate their connections at info; their warnings still get through.
-    for library in ("aiokafka", "aiohttp", "asyncio", "watchfiles", "kafka"):
+    for library in ("aiokafka", "aiohttp", "alembic", "asyncio", "watchfiles", "kafka"):
         logging.getLogger(library).setLevel(max(logging.WARNING, root.level))
     return redactor
 

@@ -9,10 +9,13 @@ import numpy as np
 
 from loadtests.statistics.crowd import Crowd
 from loadtests.statistics.rollout_scenes import Row
+from optimizer.reward import SUCCESS
 from optimizer.rollouts.verdicts import FALSE_MISMATCH, alphas, stage_share
 from optimizer.settings import HealthChecks
+from optimizer.strategies.base import TrialResults, VariantCounts
+from optimizer.strategies.prompt_test import judge
 from policies.sequential.bernoulli import TwoSample, log_evidence_above
-from policies.sequential.confidence import Sample, difference_sequence
+from policies.sequential.confidence import Sample
 from policies.sequential.ratio import log_mismatch
 
 _HORIZON = 3000
@@ -20,13 +23,15 @@ _LOOKS = range(50, 5001, 50)
 
 
 def prompts(crowd: Crowd) -> list[Row]:
-    """Two prompts, success 80 % and more, up to 5,000 each, a look every 50: 100 looks."""
+    """Variants against the unchanged prompt, success 80 % and more, up to 5,000 each, a look every 50: 100 looks."""
     rows = []
-    for lift in (0.0, 0.03, 0.05):
-        found = crowd.run(f"prompts, +{lift:g}", partial(_prompt_test, lift), crowd.runs(4000))
+    for variants, lift in ((1, 0.0), (2, 0.0), (1, 0.03), (1, 0.05)):
+        one = partial(_prompt_test, variants, lift)
+        found = crowd.run(f"prompts, {variants} x +{lift:g}", one, crowd.runs(4000))
         decided = [count for count in found if count is not None]
         rows.append(
             {
+                "variants": variants,
                 "lift": lift,
                 "runs": len(found),
                 "decided": len(decided) / len(found),
@@ -36,12 +41,19 @@ def prompts(crowd: Crowd) -> list[Row]:
     return rows
 
 
-def _prompt_test(lift: float, rng: np.random.Generator) -> int | None:
-    sides = [np.cumsum(rng.random(_LOOKS[-1]) < share) for share in (0.8, 0.8 + lift)]
+def _prompt_test(variants: int, lift: float, rng: np.random.Generator) -> int | None:
+    names = [f"variant {number}" for number in range(variants)]
+    shares = {"unchanged": 0.8} | dict.fromkeys(names, 0.8 + lift)
+    events = {name: np.cumsum(rng.random(_LOOKS[-1]) < share) for name, share in shares.items()}
     for count in _LOOKS:
-        control, variant = (Sample.of_share(float(side[count - 1]), count) for side in sides)
-        interval = difference_sequence(control, variant, 0.05, unit=True)
-        if not interval.low <= 0.0 <= interval.high:
+        arms = {
+            name: VariantCounts(
+                count, float(count), {SUCCESS: Sample.of_share(float(side[count - 1]), count)}
+            )
+            for name, side in events.items()
+        }
+        verdicts = judge(TrialResults(0.0, arms), "unchanged", names, {SUCCESS: True}, 0.05)
+        if any(verdict.wins for verdict in verdicts):
             return count
     return None
 

@@ -137,9 +137,15 @@ def _harm(rows: Sequence[Row]) -> str:
 
 def _prompts(rows: Sequence[Row]) -> str:
     return _table(
-        ("true lift", "runs", "decided", "median per prompt"),
+        ("variants", "true lift", "runs", "a winner", "median per prompt"),
         [
-            (f"+{row['lift']:g}", _count(row["runs"]), f"{row['decided']:.3f}", _count(row["median_per_arm"]))
+            (
+                _count(row["variants"]),
+                f"+{row['lift']:g}",
+                _count(row["runs"]),
+                f"{row['decided']:.3f}",
+                _count(row["median_per_arm"]),
+            )
             for row in rows
         ],
     )

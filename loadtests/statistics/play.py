@@ -14,6 +14,8 @@ from optimizer.rollouts.evaluation import Decision, Evaluation
 from optimizer.rollouts.guards import Observation, SideCounts
 from optimizer.settings import RolloutPlan
 
+_PORTIONS_AT_ONCE = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
@@ -53,6 +55,15 @@ def traffic(
     sides: tuple[Behaviour, Behaviour], fraction: float, requests: int, portion: int, rng: np.random.Generator
 ) -> Iterator[Observation]:
     """Observations of ``portion`` requests each; ``sides`` are control and candidate."""
+    # Drawn in pieces: most simulated rollouts end long before their traffic does.
+    piece = portion * _PORTIONS_AT_ONCE
+    for begun in range(0, requests, piece):
+        yield from _piece(sides, fraction, min(piece, requests - begun), portion, rng)
+
+
+def _piece(
+    sides: tuple[Behaviour, Behaviour], fraction: float, requests: int, portion: int, rng: np.random.Generator
+) -> Iterator[Observation]:
     side = rng.random(requests) < fraction
     group = (np.arange(requests) // portion) * 2 + side
     groups = 2 * -(-requests // portion)

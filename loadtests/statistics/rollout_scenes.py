@@ -132,7 +132,11 @@ def harm(crowd: Crowd) -> list[Row]:
         horizon = round(3000 / (share / 100.0))
         sides = (_USUAL, replace(_USUAL, **changes))
         one = partial(_first_stage, plan, sides, horizon, max(2, round(100.0 / share)))
-        found = crowd.run(f"harm, {name} at {share:g} %", one, crowd.runs(500 if "error" in name else 200))
+        found = crowd.run(
+            f"harm, {name} at {share:g} %",
+            one,
+            crowd.runs(1000 if "10 %" in name and "error" in name else 300),
+        )
         back = [outcome for outcome in found if outcome.kind == "fail"]
         spent = sorted(outcome.canary for outcome in back)
         rows.append(

@@ -32,6 +32,7 @@ class Book:
         self._capacity = capacity
         self._records: dict[str, Optimization] = {}
         self._live: dict[str, Optimization] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()
         self._reserved: dict[str, int] = {}
         self._gone: OrderedDict[str, int] = OrderedDict()
         for record in records:
@@ -53,10 +54,12 @@ class Book:
         # Taken out first: the order of the dictionary is the order of the last change.
         self._records.pop(record.id, None)
         self._records[record.id] = record
+        self._ended.pop(record.id, None)
         if record.status in LIVE:
             self._live[record.id] = record
         else:
             self._live.pop(record.id, None)
+            self._ended[record.id] = None
         self.version += 1
         if record.status in OVERLAYING or (known is not None and known.status in OVERLAYING):
             self.overlay_version += 1
@@ -119,9 +122,8 @@ class Book:
         return list(self._records.values())
 
     def _forget(self) -> None:
-        excess = len(self._records) - self._capacity
-        ended = [id_ for id_ in self._records if id_ not in self._live][:excess]
-        for id_ in ended:
+        while len(self._records) > self._capacity and self._ended:
+            id_, _ = self._ended.popitem(last=False)
             # An old revision that is met again must not make it alive.
             self._gone[id_] = self._records.pop(id_).revision
             self._reserved.pop(id_, None)

@@ -7,7 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from optimizer.rollouts.records import Candidate, Effect, Optimization, Proposal, Rollout, Status
+from optimizer.rollouts.records import (
+    OVERLAYING,
+    SPLITTING,
+    Candidate,
+    Effect,
+    Optimization,
+    Proposal,
+    Rollout,
+    Status,
+)
 from optimizer.settings import HealthChecks, Objective, PolicySettings, RolloutPlan, Stage
 
 if TYPE_CHECKING:
@@ -33,7 +42,9 @@ def record_of(raw: Mapping[str, Any]) -> Optimization:
     Raises:
         TypeError, ValueError, AttributeError, KeyError: If it is none.
     """
-    return _build(Optimization, raw, status=Status, proposal=_proposal, rollout=_rollout, plan=plan_of)
+    record = _build(Optimization, raw, status=Status, proposal=_proposal, rollout=_rollout, plan=plan_of)
+    _check(record, raw)
+    return record
 
 
 def candidate_of(raw: Mapping[str, Any]) -> Candidate:
@@ -64,6 +75,24 @@ def _proposal(raw: Mapping[str, Any]) -> Proposal:
         candidate=candidate_of,
         effects=lambda rows: tuple(_build(Effect, row) for row in rows),
     )
+
+
+def _check(record: Optimization, raw: Mapping[str, Any]) -> None:
+    """See that whoever works with the record finds in it what its status says: one bad row must not stop a node."""
+    if not (
+        isinstance(raw["id"], str) and isinstance(raw["route"], str) and isinstance(raw["revision"], int)
+    ):
+        raise TypeError("id, route or revision is of another kind")
+    if record.revision < 1:
+        raise ValueError(f"{record.id}: {record.revision} is no revision")
+    rollout = record.rollout
+    if record.status in OVERLAYING and (rollout is None or record.proposal is None):
+        raise ValueError(f"{record.id} is {record.status} without a rollout or a proposal")
+    if record.status in SPLITTING and rollout is not None:
+        if not 0 <= rollout.stage < len(rollout.plan.stages):
+            raise ValueError(f"{record.id}: there is no stage {rollout.stage}")
+        if not 0.0 <= rollout.percentage <= 100.0:
+            raise ValueError(f"{record.id}: {rollout.percentage} is no percentage")
 
 
 def _rollout(raw: Mapping[str, Any]) -> Rollout:

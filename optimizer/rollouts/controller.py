@@ -20,11 +20,11 @@ from optimizer.rollouts.book import Book
 from optimizer.rollouts.codec import to_plain
 from optimizer.rollouts.draft import Drafts, Order
 from optimizer.rollouts.faults import Conflict, NotFound, Outdated, Refused, StoreAway
-from optimizer.rollouts.fitting import alike
+from optimizer.rollouts.fitting import overtaken, tried
 from optimizer.rollouts.giving import Giving
 from optimizer.rollouts.machine import OPTIMIZER, Direction
 from optimizer.rollouts.outbox import Outbox
-from optimizer.rollouts.reconciling import Reconciler
+from optimizer.rollouts.reconciling import Reconciler, table_records
 from optimizer.rollouts.records import (
     API,
     LOOP,
@@ -51,7 +51,7 @@ __all__ = (
 
 MAX_NAME: Final = 100
 MAX_EXPLANATION: Final = 1000
-MAX_TOMBSTONES: Final = 100
+MAX_PENDING: Final = 1000
 
 _ASKED: Final[Mapping[str, str]] = {
     machine.PAUSE: machine.MANUAL,
@@ -87,7 +87,7 @@ class Controller:
     Args:
         book: What is known; shared with the log's projection.
         store: The database.
-        journal: Appends an event (type, data, id) to the log; never raises.
+        journal: Appends an event (type, data, id) to the log; never raises, but says whether the log took it.
         sync_log: Returns when what was appended is on the disk.
         publish: Writes the table from the book; True renames before it syncs. Raises OSError when the disk refuses and
             ValueError when no table can be built.
@@ -97,6 +97,7 @@ class Controller:
         requests_per_s: Recent traffic of a route.
         reference_ms: What control's 95th percentile is on a route, None while unknown.
         outbox: What the database lacks; shared with the projection.
+        measured_of: The guards' verdicts on a rollout now, by guard; None when nobody can tell.
     """
 
     def __init__(  # noqa: PLR0913  # each is one thing that the controller must not know the inside of
@@ -104,7 +105,7 @@ class Controller:
         book: Book,
         *,
         store: Store,
-        journal: Callable[[str, Mapping[str, Any], str], None],
+        journal: Callable[[str, Mapping[str, Any], str], bool],
         sync_log: Callable[[], Awaitable[object]],
         publish: Callable[[bool], None],
         settings: Callable[[], Settings],
@@ -113,6 +114,7 @@ class Controller:
         requests_per_s: Callable[[str], float],
         reference_ms: Callable[[str], float | None],
         outbox: Outbox | None = None,
+        measured_of: Callable[[Optimization], Mapping[str, Any] | None] | None = None,
     ) -> None:
         self.book = book
         self.outbox = outbox if outbox is not None else Outbox()
@@ -124,7 +126,7 @@ class Controller:
         self._link = StoreLink(
             store,
             self.outbox,
-            joined=self._join_stored,
+            joined=lambda records: self._reconciler.join_stored(records),  # noqa: PLW0108 - it is made below
             now=now,
             timeout_s=lambda: settings().database.timeout_s + 1.0,
         )
@@ -135,6 +137,7 @@ class Controller:
             new_id=new_id,
             requests_per_s=requests_per_s,
             reference_ms=reference_ms,
+            measured_of=measured_of,
         )
         self._giving = Giving(book, self._drafts, self._scribe, self._link, sync_log=sync_log, now=now)
         self._reconciler = Reconciler(
@@ -165,6 +168,11 @@ class Controller:
         return not self._link.is_joined
 
     @property
+    def knows_all(self) -> bool:
+        """Whether the database was read since the start; until then finished records may be known to it only."""
+        return self._link.was_joined
+
+    @property
     def store_error(self) -> str:
         """What it said; empty while it answers."""
         return self._link.last_error
@@ -190,26 +198,19 @@ class Controller:
         return self.outbox.lost
 
     def table_records(self) -> list[Optimization]:
-        """What a table should carry: what changes routes, and what the database does not know yet.
-
-        The latter are not in effect; they remind the next process that traffic was taken away even if the log could
-        not be written. Of them the newest few are enough.
-        """
-        pending = [self.book.get(record.id) or record for record in self.outbox.records]
-        taken = [
-            record for record in pending if record.rollout is not None and record.status not in OVERLAYING
-        ]
-        found = {record.id: record for record in taken[-MAX_TOMBSTONES:]}
-        found.update((record.id, record) for record in self.book.overlaying())
-        return list(found.values())
+        """See ``reconciling.table_records``."""
+        return table_records(self.book, self.outbox)
 
     def get(self, id_: str) -> Optimization:
         """A record.
 
         Raises:
             NotFound: There is none, or it was deleted.
+            StoreAway: Nobody can tell before the database was read.
         """
         record = self.book.get(id_)
+        if record is None and not self.knows_all:
+            raise StoreAway(f"the database was not read since the start; it may know {id_!r}")
         if record is None or record.status is Status.DELETED:
             raise NotFound(f"there is no optimization {id_!r}")
         return record
@@ -219,16 +220,7 @@ class Controller:
 
         The optimizer does not try such a change again by itself.
         """
-        for record in reversed(self.book.all()):
-            if (
-                record.status in (Status.ROLLED_BACK, Status.ABORTED)
-                and record.route == route
-                and record.config_hash == config_hash
-                and record.proposal is not None
-                and alike(record.proposal.candidate, candidate)
-            ):
-                return record
-        return None
+        return tried(reversed(self.book.all()), route, candidate, config_hash)
 
     # --- what people and strategies ask for ---------------------------------------------------------
 
@@ -256,6 +248,8 @@ class Controller:
             raise Refused("route", f"there is no route {route!r}")
         if self.book.is_full:
             raise Conflict("too many optimizations are live; roll back or delete some")
+        if self.outbox.pending_records >= MAX_PENDING:
+            raise Conflict("the database is away and too many changes wait for it")
         now = self._now()
         record = Optimization(
             id=f"opt_{self._new_id()[:16]}",
@@ -320,6 +314,11 @@ class Controller:
             full=full,
             plan=plan if verb in (machine.DEPLOY, machine.REQUEST, machine.RETRY) else None,
         )
+        if verb in (machine.ROLLBACK, machine.ABORT) and self._giving.is_under_way(id_):
+            dropped = self._giving.drop(record, order)
+            if dropped is not None:
+                self._kick()
+                return dropped
         direction = self._drafts.direction(record, order)
         if direction is not Direction.GIVE:
             return self._apply(record, order)
@@ -338,7 +337,9 @@ class Controller:
             raise Conflict(f"{id_} is {record.status}", record)
         if isinstance(result, Proposal):
             known = record.proposal
-            if known is not None and replace(known, made_at=result.made_at) == result:
+            same = known is not None and replace(known, made_at=result.made_at) == result
+            # The same answer about another route is a new one; ``Giving`` waits for it.
+            if same and not overtaken(record, self.book.all()):
                 return record
             return self._apply(
                 record, Order(machine.PROPOSE, OPTIMIZER, explanation=result.summary), proposal=result
@@ -400,7 +401,9 @@ class Controller:
         """Do what time asks for; to be called several times a second. Never waits."""
         if not self._scribe.is_published:
             self._scribe.publish(taking=self.unpublished_takes)
+        self._scribe.log_again()
         self._watch_clocks()
+        self._reconciler.end_covered()
         for record in self.book.live():
             order = self._giving.due(record)
             if order is not None:
@@ -457,9 +460,6 @@ class Controller:
                 self._apply(record, Order(machine.PAUSE, OPTIMIZER, INSUFFICIENT, said))
 
     # --- inside: behind -----------------------------------------------------------------------------
-
-    def _join_stored(self, records: Sequence[Optimization]) -> None:
-        self._reconciler.join_stored(records)
 
     def _kick(self) -> None:
         """See to disk and database in the background."""

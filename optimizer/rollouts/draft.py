@@ -1,7 +1,7 @@
 """The next revision of a record, made but not yet written anywhere."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optimizer.rollouts import machine
@@ -11,7 +11,7 @@ from optimizer.rollouts.faults import Conflict
 from optimizer.rollouts.fitting import ill_fitting, route_of
 from optimizer.rollouts.machine import Change, Direction, NotAllowed
 from optimizer.rollouts.overlays import digests, named
-from optimizer.rollouts.records import Optimization, Proposal, Rollout
+from optimizer.rollouts.records import SPLITTING, Optimization, Proposal, Rollout, Status
 from optimizer.settings import RolloutPlan, Settings
 
 
@@ -45,6 +45,7 @@ class Drafts:
         new_id: Callable[[], str],
         requests_per_s: Callable[[str], float],
         reference_ms: Callable[[str], float | None],
+        measured_of: Callable[[Optimization], Mapping[str, Any] | None] | None = None,
     ) -> None:
         self._book = book
         self._settings = settings
@@ -52,6 +53,7 @@ class Drafts:
         self._new_id = new_id
         self._requests_per_s = requests_per_s
         self._reference_ms = reference_ms
+        self._measured_of = measured_of
 
     def direction(self, record: Optimization, order: Order) -> Direction:
         """Of the row that will apply.
@@ -91,7 +93,7 @@ class Drafts:
             revision=self._book.reserve(record.id),
             reason=order.reason,
             explanation=order.explanation,
-            measured=order.measured,
+            measured=self._measured(record, order),
             proposal=proposal,
             rollout=rollout,
             plan=order.plan,
@@ -133,9 +135,28 @@ class Drafts:
             raise Conflict(f"{changed.id} can not be deployed: {why}", self._book.get(changed.id))
 
     def plan(self, record: Optimization, order: Order | None = None) -> RolloutPlan:
-        """The plan of the next attempt: asked for now, asked for before, or the configuration's."""
+        """The plan of the next attempt: asked for now, asked for before, or the configuration's.
+
+        What its strategy was asked to keep of the quality goes before what holds for all; a health check's own share
+        goes before both.
+        """
+        settings = self._settings()
         asked = order.plan if order is not None else None
-        return asked or record.plan or self._settings().deployment.plan
+        plan = asked or record.plan or settings.deployment.plan
+        kept = record.proposal.quality_ratio if record.proposal is not None else None
+        if kept is None or plan.checks.quality_ratio not in (None, settings.optimization.quality_ratio):
+            return plan
+        return replace(plan, checks=replace(plan.checks, quality_ratio=kept))
+
+    def _measured(self, record: Optimization, order: Order) -> Mapping[str, Any] | None:
+        """What the guards say at this moment: a change must not be explained with the values of an earlier one."""
+        if order.measured is not None:
+            return order.measured
+        if record.status is Status.DEPLOYED:
+            return {}  # Nobody compares any more.
+        if record.status in SPLITTING and self._measured_of is not None:
+            return self._measured_of(record)
+        return None
 
     def _attempt(self, record: Optimization, order: Order, *, base: Mapping[str, str]) -> Rollout:
         now, plan = self._now(), self.plan(record, order)

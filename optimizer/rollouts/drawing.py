@@ -46,6 +46,11 @@ _REASONS: Final = (
     ("`file_changed`", "superseded", "The file's values under the change were edited."),
     ("`arm_vanished`", "superseded", "The file no longer gives the route an arm that the change names."),
     ("`route_vanished`", "superseded", "The file no longer has the route."),
+    (
+        "`covered`",
+        "superseded",
+        "Newer deployments change all that it changes; the newest four such are kept for a rollback, older ones end.",
+    ),
     ("`route_taken`", "superseded", "Two databases were joined and both had a rollout on the route."),
 )
 _ORDER: Final = """
@@ -56,7 +61,8 @@ _ORDER: Final = """
   command gets 503 then.
 - **take**: event log → table; then disk and database in the background, for as long as it takes. Nothing is waited for,
   so a rollback works with a dead or silent database. If the table can't be written, it is tried again several times a
-  second and the guard file is not renewed meanwhile, so that workers leave the candidate when their lease ends.
+  second; meanwhile there is no guard file, so that workers leave every candidate at their next look. Events that the
+  log does not take are offered to it again.
 - **neutral**: event log; database in the background.
 
 Every transition is one event `optimization.transition.v1` with the whole new record and the id

@@ -61,13 +61,21 @@ class Evaluation:
         stages: Number of stages over which the errors allowed are split.
         sticky: Units are more than one request, so requests need not split as units do, and the sample ratio is not
             tested.
+        times: There is a reference that replies can be slower than; without one latency is not compared.
 
     Raises:
         ValueError: If there is no such stage, or ``fraction`` is outside 0..1.
     """
 
     def __init__(
-        self, plan: RolloutPlan, stage: int, fraction: float, *, stages: int, sticky: bool = False
+        self,
+        plan: RolloutPlan,
+        stage: int,
+        fraction: float,
+        *,
+        stages: int,
+        sticky: bool = False,
+        times: bool = True,
     ) -> None:
         if not 0.0 <= fraction <= 1.0:
             raise ValueError(f"fraction must lie in 0..1, not {fraction}")
@@ -76,16 +84,11 @@ class Evaluation:
         self.fraction = fraction
         self.totals = Observation()
         self._checks = plan.checks
+        self._times = times
         self._min_samples = plan.stages[stage].min_samples if stage < len(plan.stages) else 0
         self._alphas = alphas(plan.checks, stage, stages)
         self._mismatch_alpha = FALSE_MISMATCH * stage_share(stage, stages)
-        # Of all that is counted only upstream errors have every resolved request for a denominator, whatever became
-        # of it; what is counted of completed ones splits as the sides complete.
-        drawn = None if sticky or not 0.0 < fraction < 1.0 else fraction
-        self._fractions = {"error": drawn}
-        self._tests = {
-            name: TwoSample(fraction=self._fractions.get(name)) for name in _COMPARED if name in self._alphas
-        }
+        self._tests = {name: TwoSample() for name in _COMPARED if name in self._alphas}
         self._watches_ratio = plan.checks.enabled and not sticky and 0.0 < fraction < 1.0
         self._mismatch = 0.0
         margin = plan.checks.non_inferiority_margin if plan.checks.enabled else None
@@ -158,18 +161,19 @@ class Evaluation:
         *,
         stages: int,
         sticky: bool = False,
+        times: bool = True,
     ) -> "Evaluation":
         """The evidence as it was saved.
 
         Raises:
             KeyError, TypeError, ValueError: If ``data`` is no snapshot.
         """
-        made = cls(plan, stage, fraction, stages=stages, sticky=sticky)
+        made = cls(plan, stage, fraction, stages=stages, sticky=sticky, times=times)
         totals = data["totals"]
         made.totals = Observation(SideCounts(**totals["control"]), SideCounts(**totals["candidate"]))
         for name in made._tests:
             if name in data["tests"]:
-                made._tests[name] = TwoSample.restore(data["tests"][name], fraction=made._fractions.get(name))
+                made._tests[name] = TwoSample.restore(data["tests"][name])
         made._mismatch = float(data["mismatch"])
         if made._success is not None and made._rating is not None and data["success"] is not None:
             made._success = ShareMargin.restore(made._success.margin, data["success"])
@@ -231,6 +235,8 @@ class Evaluation:
         return Decision(INSUFFICIENT, verdict.guard, "margin", said, {"samples": float(missing)})
 
     def _both_broken(self) -> bool:
+        if not self._checks.enabled:
+            return False
         limit = -log(FALSE_MISMATCH)
         return all(log_evidence_above(side.errors, side.resolved, _BROKEN) >= limit for side in self._sides)
 
@@ -239,6 +245,8 @@ class Evaluation:
         control, candidate = _share(name, self.totals.control), _share(name, self.totals.candidate)
         if self._compares and test.peak >= -log(alpha):
             said = FAILED
+        elif name == "latency" and not self._times:
+            said = INSUFFICIENT
         elif self._compares and control[1] and candidate[1] >= max(1, self._min_samples):
             said = PASSED
         else:
@@ -307,8 +315,8 @@ class Evaluation:
             name,
             PASSED if proven else INSUFFICIENT,
             FALSE_PROMOTION,
-            control=control.mean if control.count else None,
-            candidate=candidate.mean if candidate.count else None,
+            control=_mean(control),
+            candidate=_mean(candidate),
             threshold=-test.margin,
             e_value=_shown(test.value),
             control_samples=int(control.count),
@@ -375,6 +383,10 @@ def _rate(share: tuple[int, int]) -> float | None:
     return share[0] / share[1] if share[1] else None
 
 
+def _mean(sample: Sample) -> float | None:
+    return sample.mean if sample.count and isfinite(sample.mean) else None
+
+
 def _costs(side: SideCounts) -> Sample:
     return Sample(side.priced, side.cost_usd, side.cost_usd2)
 
@@ -388,8 +400,8 @@ def _spread(verdict: Verdict, control: Sample, candidate: Sample, bounds: Interv
         verdict.guard,
         verdict.verdict,
         verdict.alpha,
-        control=control.mean if control.count else None,
-        candidate=candidate.mean if candidate.count else None,
+        control=_mean(control),
+        candidate=_mean(candidate),
         threshold=verdict.threshold,
         low=bounds.low if isfinite(bounds.low) else None,
         high=bounds.high if isfinite(bounds.high) else None,

@@ -24,6 +24,7 @@ _MARK: Final = f'"{events.WORKER_STATS}"'.encode()
 # The envelope's fields come first; a longer search would find what a caller named.
 _MARK_WITHIN: Final = 512
 _POLL_BYTES: Final = 1024 * 1024
+_TOO_MANY: Final = 1e15
 _TYPES: Final = {field.name: float if field.type in (float, "float") else int for field in fields(SideCounts)}
 
 
@@ -113,11 +114,15 @@ class GuardFeed:
             kind = _TYPES.get(name)
             if kind is None:
                 continue
-            if isinstance(value, int | float) and value >= 0:
+            if isinstance(value, int | float) and 0 <= value < _TOO_MANY:
                 known[name] = kind(value)
             else:
                 self.invalid += 1
-        return SideCounts(**known)
+        counts = SideCounts(**known)
+        if not counts.is_possible:
+            self.invalid += 1
+            return SideCounts(assigned=counts.assigned)
+        return counts
 
 
 def _rows(data: Mapping[str, Any], name: str) -> list[Any]:

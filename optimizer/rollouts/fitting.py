@@ -8,11 +8,14 @@ from optimizer.rollouts.overlays import (
     ROUTE_VANISHED,
     apply,
     effective,
+    named,
     obstacle,
     stacked,
 )
 from optimizer.rollouts.records import SPLITTING, Candidate, Optimization, Status
 from optimizer.settings import PolicySettings, RouteSettings, Settings
+
+KEPT_COVERED: Final = 4
 
 SAME_SHARES: Final = 0.1
 """Two mixtures are one change when less than this share of traffic would go elsewhere."""
@@ -59,6 +62,44 @@ def ill_fitting(record: Optimization, others: Iterable[Optimization], settings: 
     return None if why is None else f"the configuration does not allow it: {why.replace('_', ' ')}"
 
 
+def covered(records: Iterable[Optimization], *, keep: int = KEPT_COVERED) -> list[Optimization]:
+    """Deployed overlays that newer ones of their route hide altogether, without the newest ``keep`` of each route.
+
+    The kept ones are what a rollback of the newest leads back to.
+    """
+    hidden: list[Optimization] = []
+    above: dict[str, list[frozenset[str]]] = {}
+    kept: dict[str, int] = {}
+    deployed = [
+        record for record in records if record.status is Status.DEPLOYED and record.proposal is not None
+    ]
+    for record in sorted(deployed, key=lambda record: (record.deployed_at or 0.0, record.id), reverse=True):
+        assert record.proposal is not None
+        fields = frozenset(named(record.proposal.candidate))
+        newer = above.setdefault(record.route, [])
+        if any(fields <= other for other in newer):
+            kept[record.route] = kept.get(record.route, 0) + 1
+            if kept[record.route] > keep:
+                hidden.append(record)
+        newer.append(fields)
+    return hidden
+
+
+def overtaken(record: Optimization, others: Iterable[Optimization]) -> bool:
+    """Whether its route may be served otherwise than when ``record`` was proposed, so that its evidence is about
+    something else: the rollout of another one ended since then."""
+    if record.proposal is None:
+        return False
+    return any(
+        other.route == record.route
+        and other.id != record.id
+        and other.rollout is not None
+        and other.status not in SPLITTING
+        and other.updated_at > record.proposal.made_at
+        for other in others
+    )
+
+
 def alike(one: Candidate, other: Candidate) -> bool:
     """Whether two candidates are the same change; shares may differ a little, as they move with every sample."""
     return (
@@ -67,6 +108,22 @@ def alike(one: Candidate, other: Candidate) -> bool:
         and one.objectives == other.objectives
         and _alike(one.policy, other.policy)
     )
+
+
+def tried(
+    records: Iterable[Optimization], route: str, candidate: Candidate, config_hash: str
+) -> Optimization | None:
+    """The first of ``records`` that made the same change of ``route`` under a configuration and was taken back."""
+    for record in records:
+        if (
+            record.status in (Status.ROLLED_BACK, Status.ABORTED)
+            and record.route == route
+            and record.config_hash == config_hash
+            and record.proposal is not None
+            and alike(record.proposal.candidate, candidate)
+        ):
+            return record
+    return None
 
 
 def _alike(one: PolicySettings | None, other: PolicySettings | None) -> bool:

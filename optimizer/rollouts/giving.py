@@ -5,6 +5,7 @@ took it wins wherever the gift had got to. Whatever does not confirm may have st
 before is written again with a higher revision. At most one gift per record and one per route are under way.
 """
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -14,7 +15,8 @@ from optimizer.rollouts import machine
 from optimizer.rollouts.book import Book
 from optimizer.rollouts.draft import Drafts, Order
 from optimizer.rollouts.faults import Conflict, StoreAway
-from optimizer.rollouts.machine import OPTIMIZER, Step
+from optimizer.rollouts.fitting import overtaken
+from optimizer.rollouts.machine import OPTIMIZER, TERMINAL, Step
 from optimizer.rollouts.records import LOOP, Optimization, Status
 from optimizer.rollouts.scribe import Scribe
 from optimizer.rollouts.store_link import StoreFault, StoreLink
@@ -97,6 +99,17 @@ class Giving:
         before = replace(record, revision=self._book.reserve(record.id), updated_at=self._now())
         self._scribe.write_down(changed, before, machine.WITHHOLD, OPTIMIZER)
 
+    def drop(self, record: Optimization, order: Order) -> Optimization | None:
+        """Drop a gift under way to an attempt that is over, because somebody changed their mind; None if it is not.
+
+        Such a record has ended already, so no row of the table says what takes back a ``retry`` that is being made.
+        """
+        if record.status not in TERMINAL:
+            return None
+        before = replace(record, revision=self._book.reserve(record.id), updated_at=self._now())
+        self._scribe.write_down(record, before, machine.WITHHOLD, order.actor)
+        return before
+
     # --- by itself ----------------------------------------------------------------------------------
 
     def want(self, record: Optimization, step: Step, measured: Mapping[str, Any] | None) -> None:
@@ -120,6 +133,8 @@ class Giving:
 
     async def attempt(self, record: Optimization, order: Order) -> None:
         """Give, and after a failure leave it for a while."""
+        if order.verb == machine.DEPLOY and not self._may_deploy(record):
+            return  # Another one of the same tick was quicker.
         try:
             await self.give(record, order)
             self._pauses.pop(record.id, None)
@@ -140,6 +155,8 @@ class Giving:
         plan = self._drafts.plan(record)
         if record.origin == LOOP and plan.approval and machine.first_stage(plan) is None:
             return False  # Nobody has asked for it, and a person is to be asked before all traffic moves.
+        if record.origin == LOOP and overtaken(record, self._book.all()):
+            return False  # The next round of the loop asks its strategy anew, about the route as it is now.
         return self._book.splitting(record.route) is None and record.route not in self._under_way.values()
 
     def _is_pausing(self, id_: str) -> bool:
@@ -166,14 +183,24 @@ class Giving:
         except Conflict:
             self.withhold(record, changed)
             raise
-        self._scribe.log(record, changed, order.verb, order.actor)
         try:
-            await self._sync_log()
+            await self._log(record, changed, order)
         except OSError as error:
             self.withhold(record, changed)
             raise StoreAway(f"nothing was given: the event log can not be made durable ({error})") from error
         # The log's reader may have entered the change itself already.
         self._must_still_be(record, changed)
+        try:
+            self._drafts.must_fit(changed)
+        except Conflict:
+            # The file changed while the disk was writing.
+            self.withhold(record, changed)
+            raise
+
+    async def _log(self, record: Optimization, changed: Optimization, order: Order) -> None:
+        if not self._scribe.log(record, changed, order.verb, order.actor):
+            raise OSError(errno.ENOSPC, "it takes no events")
+        await self._sync_log()
 
     def _enter(self, record: Optimization, changed: Optimization) -> None:
         try:

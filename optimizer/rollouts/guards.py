@@ -33,6 +33,16 @@ class SideCounts:
     quality: float = 0.0
     quality2: float = 0.0
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether nothing happened more often than it could."""
+        completed = self.resolved - self.errors
+        return (
+            0 <= self.invalid <= completed
+            and max(self.slow, self.late) <= self.timed
+            and max(self.quality, self.quality2) <= self.rated
+        )
+
     def __add__(self, other: "SideCounts") -> "SideCounts":
         # Written out: guards add a few of these per worker and quarter of a second, simulations millions.
         return SideCounts(

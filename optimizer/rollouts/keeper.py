@@ -7,8 +7,9 @@ be behind. Evidence belongs to one stage of one attempt; whatever was counted un
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -18,17 +19,22 @@ from optimizer.log.segment import Position
 from optimizer.reward import QUALITY
 from optimizer.rollouts.book import Book
 from optimizer.rollouts.evaluation import Evaluation
-from optimizer.rollouts.feed import GuardFeed
+from optimizer.rollouts.feed import GuardFeed, Seen
 from optimizer.rollouts.guards import Observation, SideCounts
 from optimizer.rollouts.machine import is_all_at_once
+from optimizer.rollouts.progress import Progress, progress_of
 from optimizer.rollouts.records import SPLITTING, Optimization
 from optimizer.rollouts.traffic import Rates
 from optimizer.rollouts.verdicts import PASSED, Decision, Verdict
-from optimizer.routing import CANDIDATE
+from optimizer.routing import CANDIDATE, CONTROL
 from optimizer.settings import RolloutPlan
 
-_VERSION: Final = 1
+_VERSION: Final = 2  # evidence of other bets cannot be continued
 _SHORTEST_S: Final = 1.0
+_PORTION: Final = 20
+"""Outcomes that are taken in at once when many reports are read together: few enough to bet on, enough to tell."""
+_PASSES: Final = 8
+"""How many pieces of the log one look reads at most: after a long absence the event loop must not stand still."""
 
 _log = logging.getLogger(__name__)
 
@@ -73,10 +79,12 @@ class EvaluationKeeper:
         self._evaluations: dict[StageKey, Evaluation] = {}
         self._checked: dict[StageKey, float] = {}
         self._passed: set[StageKey] = set()
+        self._judged: dict[StageKey, Judgement] = {}
         self.feed = GuardFeed(log_directory, cursor=cursor)
         self.rates = Rates(now=now())
         self._stops: dict[tuple[str, str], None] = {}
-        self.polled_at = 0.0
+        self.caught_up = False
+        self.heard_at = -inf
         self.acknowledged: dict[int, int] = {}
 
     # --- as a consumer of the log -------------------------------------------------------------------
@@ -110,7 +118,13 @@ class EvaluationKeeper:
             if record is not None and record.rollout is not None and record.rollout.stage == stage:
                 plan, fraction = record.rollout.plan, record.rollout.percentage / 100.0
                 self._evaluations[rollout, stage] = Evaluation.restore(
-                    plan, stage, fraction, raw, stages=_comparing(plan), sticky=self._is_sticky(record.route)
+                    plan,
+                    stage,
+                    fraction,
+                    raw,
+                    stages=_comparing(plan),
+                    sticky=self._is_sticky(record.route),
+                    times=record.rollout.reference_ms is not None,
                 )
         self._checked = {
             (rollout, stage): at
@@ -126,44 +140,46 @@ class EvaluationKeeper:
         if rollout is None or signal != QUALITY:
             return
         record = self._splitting().get(rollout)
-        if record is None:
+        if record is None or record.rollout is None:
+            return
+        # A rating may come long after its request; workers follow a new stage within the same second.
+        if decision["started_ms"] * 1e-3 < record.rollout.stage_started_at:
             return
         counts = SideCounts(rated=1, quality=value, quality2=value * value)
-        if decision.get("side") == CANDIDATE:
-            self._of(record).observe(Observation(candidate=counts))
-        else:
-            self._of(record).observe(Observation(control=counts))
+        is_candidate = decision.get("side") == CANDIDATE
+        self._observe(record, Observation(candidate=counts) if is_candidate else Observation(control=counts))
 
     def poll(self) -> int:
-        """Read the reports that are there; returns how many rollouts have news.
+        """Read the reports that are there, or the next few megabytes; returns how many rollouts have news.
+
+        ``caught_up`` says whether that was all; not so while a part of the log can't be read.
 
         Raises:
             OSError: The log can't be read; nothing was lost.
         """
+        self.caught_up = False
         now = self._now()
         splitting = self._splitting()
         self._forget(splitting)
-        seen: defaultdict[str, list[SideCounts]] = defaultdict(lambda: [SideCounts(), SideCounts()])
         news: set[str] = set()
-        while True:
+        unread = self.feed.missed["read_errors"]
+        for _ in range(_PASSES):
             fed = self.feed.poll()
             self.rates.add(fed.requests, now=now)
+            if fed.acknowledged:
+                self.heard_at = now
             self.acknowledged.update(fed.acknowledged)
-            for _, rollout, stage, side, counts in fed.observations:
+            for (rollout, stage), seen in _portions(fed.observations):
                 record = splitting.get(rollout)
-                if record is None or record.rollout is None or record.rollout.stage != stage:
-                    continue
-                seen[rollout][side == CANDIDATE] += counts
-            for rollout, (control, candidate) in seen.items():
-                self._of(splitting[rollout]).observe(Observation(control, candidate))
-            news.update(seen)
-            seen.clear()
+                if record is not None and record.rollout is not None and record.rollout.stage == stage:
+                    self._observe(record, seen)
+                    news.add(rollout)
             self._stops |= {
                 (rollout, reason): None for _, rollout, reason in fed.stops if rollout in splitting
             }
             if fed.caught_up:
+                self.caught_up = self.feed.missed["read_errors"] == unread
                 break
-        self.polled_at = now
         return len(news)
 
     def take_stops(self) -> list[tuple[str, str]]:
@@ -187,17 +203,38 @@ class EvaluationKeeper:
             key = (rollout.id, rollout.stage)
             due = self._is_due(record)
             # Having passed holds until somebody has acted on it: a database may be away at the moment.
-            decision = evaluation.decision(enough_time=due or key in self._passed)
+            enough_time = due or key in self._passed
+            known = self._judged.get(key)
+            if known is not None and known.record is record and not enough_time:
+                # Nothing was heard since, and twenty looks a second at nothing cost too much.
+                found.append(known)
+                continue
+            decision = evaluation.decision(enough_time=enough_time)
             if decision.kind == PASSED:
                 self._passed.add(key)
             else:
                 self._passed.discard(key)
             found.append(Judgement(record, decision, evaluation.verdicts()))
+            if not enough_time:
+                self._judged[key] = found[-1]
         return found
 
     def verdicts(self, record: Optimization) -> tuple[Verdict, ...]:
         """The guards of a rollout as they stand; empty without one."""
         return self._of(record).verdicts() if record.status in SPLITTING and record.rollout else ()
+
+    def progress(self, record: Optimization) -> Progress | None:
+        """How far the present stage of a rollout is, for people; None without one."""
+        if record.status not in SPLITTING or record.rollout is None:
+            return None
+        now = self._now()
+        return progress_of(
+            self._of(record),
+            record.rollout,
+            record.status,
+            now=now,
+            requests_per_s=self.rates.per_second(record.route, now=now),
+        )
 
     def _is_due(self, record: Optimization) -> bool:
         rollout, now = record.rollout, self._now()
@@ -208,7 +245,8 @@ class EvaluationKeeper:
         key = (rollout.id, rollout.stage)
         # A short stage is looked at as often as it lasts, or its waiting time could end between two looks.
         interval_s = min(rollout.plan.checks.interval_s, max(stage.duration_s, _SHORTEST_S))
-        if now < self._checked.get(key, 0.0) + interval_s:
+        # A clock that was set back must not put the next look off.
+        if 0.0 <= now - self._checked.get(key, -inf) < interval_s:
             return False
         self._checked[key] = now
         return True
@@ -222,6 +260,11 @@ class EvaluationKeeper:
             if record.status in SPLITTING and record.rollout is not None
         }
 
+    def _observe(self, record: Optimization, seen: Observation) -> None:
+        assert record.rollout is not None
+        self._judged.pop((record.rollout.id, record.rollout.stage), None)
+        self._of(record).observe(seen)
+
     def _of(self, record: Optimization) -> Evaluation:
         rollout = record.rollout
         assert rollout is not None
@@ -234,6 +277,7 @@ class EvaluationKeeper:
                 rollout.percentage / 100.0,
                 stages=_comparing(rollout.plan),
                 sticky=self._is_sticky(record.route),
+                times=rollout.reference_ms is not None,
             )
         return found
 
@@ -245,6 +289,23 @@ class EvaluationKeeper:
             del self._evaluations[key]
             self._checked.pop(key, None)
             self._passed.discard(key)
+            self._judged.pop(key, None)
+
+
+def _portions(rows: Iterable[Seen]) -> Iterator[tuple[StageKey, Observation]]:
+    """Sums of successive reports, in order; a report is never cut, so both sides of a sum are of the same time."""
+    open_: defaultdict[StageKey, Observation] = defaultdict(Observation)
+    told: set[tuple[StageKey, str]] = set()
+    for _, rollout, stage, side, counts in rows:
+        key = (rollout, stage)
+        if (key, side) in told:  # a side comes once per report, so this is the next one
+            told -= {(key, CONTROL), (key, CANDIDATE)}
+            if open_[key].control.resolved + open_[key].candidate.resolved >= _PORTION:
+                yield key, open_.pop(key)
+        told.add((key, side))
+        mine = side == CANDIDATE
+        open_[key] += Observation(candidate=counts) if mine else Observation(control=counts)
+    yield from open_.items()
 
 
 def _comparing(plan: RolloutPlan) -> int:

@@ -8,7 +8,7 @@ has not reached yet, so that nobody publishes a table from a book that is older 
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import orjson
 
@@ -24,6 +24,8 @@ from optimizer.rollouts.records import Optimization
 _VERSION: Final = 1
 _MARK: Final = events.TRANSITION.encode()
 _CHUNK: Final = 4 * 1024 * 1024
+
+_Encoded: TypeAlias = tuple[object, bytes]
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ class Projection:
         self._outbox = outbox
         self._saved: tuple[int, int] | None = None
         self._bytes = b""
+        self._records: dict[str, _Encoded] = {}
+        self._rows: dict[str, _Encoded] = {}
         self.unreadable = 0
 
     def observe(self, event: Mapping[str, Any], where: Position) -> None:
@@ -63,16 +67,28 @@ class Projection:
         if at != self._saved:
             pending = {record.id: self._book.get(record.id) or record for record in self._outbox.records}
             pending.update((record.id, record) for record in self._book.live())
+            records = list(pending.values())
             self._bytes = orjson.dumps(
                 {
                     "version": _VERSION,
-                    "records": [to_plain(record) for record in pending.values()],
+                    "records": self._encode([(record.id, record) for record in records], self._records),
                     "unconfirmed": [record.id for record in self._outbox.records],
-                    "rows": [to_plain(row) for row in self._outbox.rows],
+                    "rows": self._encode([(row.id, row) for row in self._outbox.rows], self._rows),
                 }
             )
             self._saved = at
         return self._bytes
+
+    def _encode(self, items: list[tuple[str, Any]], known: dict[str, _Encoded]) -> list[orjson.Fragment]:
+        """As JSON, what is the same as last time from ``known``: a change of one must not cost as much as all."""
+        fresh: dict[str, _Encoded] = {}
+        for id_, item in items:
+            last = known.get(id_)
+            same = last is not None and last[0] is item
+            fresh[id_] = last if last is not None and same else (item, orjson.dumps(to_plain(item)))
+        known.clear()
+        known.update(fresh)
+        return [orjson.Fragment(data) for _, data in fresh.values()]
 
     def restore(self, data: bytes) -> None:
         """See ``ingest.Consumer``.
@@ -85,7 +101,13 @@ class Projection:
             raise ValueError(f"version {saved['version']!r}")
         unconfirmed = set(saved["unconfirmed"])
         for raw in saved["records"]:
-            record = record_of(raw)
+            try:
+                record = record_of(raw)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                # The others must not be forgotten because of it.
+                self.unreadable += 1
+                _log.error("an optimization that was saved can not be read: %r", error)
+                continue
             self._book.join(record)
             if record.id in unconfirmed:
                 self._outbox.add(record)

@@ -1,19 +1,35 @@
 """Bringing together with the book what others decide: the file, the database, the other layers of a route."""
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from optimizer.rollouts import machine
 from optimizer.rollouts.book import Book
 from optimizer.rollouts.codec import to_plain
 from optimizer.rollouts.draft import Order
-from optimizer.rollouts.fitting import ill_fitting, unfit
+from optimizer.rollouts.fitting import covered, ill_fitting, unfit
 from optimizer.rollouts.giving import Giving
 from optimizer.rollouts.machine import OPTIMIZER
 from optimizer.rollouts.outbox import Outbox
 from optimizer.rollouts.overlays import ARM_VANISHED, ROUTE_VANISHED
-from optimizer.rollouts.records import SPLITTING, Optimization, Status
+from optimizer.rollouts.records import OVERLAYING, SPLITTING, Optimization, Status
 from optimizer.rollouts.scribe import Scribe
 from optimizer.settings import Settings
+
+MAX_TOMBSTONES: Final = 100
+
+
+def table_records(book: Book, outbox: Outbox) -> list[Optimization]:
+    """What a table should carry: what changes routes, and what the database does not know yet.
+
+    The latter are not in effect; they remind the next process that traffic was taken away even if the log could not be
+    written. Of them the newest few are enough.
+    """
+    pending = [book.get(record.id) or record for record in outbox.records]
+    taken = [record for record in pending if record.rollout is not None and record.status not in OVERLAYING]
+    found = {record.id: record for record in taken[-MAX_TOMBSTONES:]}
+    found.update((record.id, record) for record in book.overlaying())
+    return list(found.values())
 
 
 class Reconciler:
@@ -35,6 +51,7 @@ class Reconciler:
         self._giving = giving
         self._settings = settings
         self._apply = apply
+        self._looked_at = -1
 
     def follow(self, settings: Settings) -> list[Optimization]:
         """End what the file no longer allows; returns the superseded ones, as they are then."""
@@ -61,6 +78,16 @@ class Reconciler:
                     ended.append(self._apply(record, order))
         return ended
 
+    def end_covered(self) -> None:
+        """End deployed overlays that newer ones hide, but for a few, so that they do not pile up for ever."""
+        if self._looked_at == self._book.overlay_version:
+            return
+        for record in covered(self._book.overlaying()):
+            if self._book.get(record.id) is record:
+                said = "newer deployments on the route change all that it changes"
+                self._apply(record, Order(machine.SUPERSEDE, OPTIMIZER, machine.COVERED, said))
+        self._looked_at = self._book.overlay_version
+
     def join_stored(self, records: Sequence[Optimization]) -> None:
         """Bring book and database together; see ``StoreLink``."""
         known_to_store = {record.id: record for record in records}
@@ -72,7 +99,9 @@ class Reconciler:
                 if (known is not None or stored.status in machine.LIVE) and self._book.is_news(stored):
                     self._scribe.log(known, stored, machine.RECOVER, OPTIMIZER)
                 self._book.join(stored)
-            elif known.revision == stored.revision and to_plain(known) != to_plain(stored):
+            elif (
+                known.revision == stored.revision and known != stored and to_plain(known) != to_plain(stored)
+            ):
                 self._giving.withhold(known, known)
         for record in self._book.everything():
             stored_one = known_to_store.get(record.id)

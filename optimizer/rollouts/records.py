@@ -68,7 +68,10 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A change and its evidence. ``samples`` counts observations per arm id."""
+    """A change and its evidence. ``samples`` counts observations per arm id.
+
+    ``quality_ratio`` is the share of quality that the strategy was asked to keep, None for all of it.
+    """
 
     candidate: Candidate
     summary: str
@@ -77,6 +80,7 @@ class Proposal:
     confidence: float
     made_at: float
     saving_usd_per_day: float | None = None
+    quality_ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ giving.
 """
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from optimizer import events
 from optimizer.rollouts.audit import AuditRow
@@ -16,6 +16,9 @@ from optimizer.rollouts.book import Book
 from optimizer.rollouts.history import audit_data, row_of, transition_data, transition_id
 from optimizer.rollouts.outbox import Outbox
 from optimizer.rollouts.records import OVERLAYING, Optimization
+
+MAX_UNLOGGED: Final = 1000
+"""How many events wait for a log that takes none; beyond it the oldest are in table and database only."""
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +37,7 @@ class Scribe:
         book: Book,
         outbox: Outbox,
         *,
-        journal: Callable[[str, Mapping[str, Any], str], None],
+        journal: Callable[[str, Mapping[str, Any], str], bool],
         publish: Callable[[bool], None],
         now: Callable[[], float],
     ) -> None:
@@ -47,6 +50,7 @@ class Scribe:
         self._publish = publish
         self._now = now
         self._published = book.overlay_version
+        self._unlogged: deque[tuple[str, Mapping[str, Any], str]] = deque(maxlen=MAX_UNLOGGED)
 
     @property
     def is_published(self) -> bool:
@@ -58,13 +62,23 @@ class Scribe:
         data = transition_data(old, new, verb=verb, actor=actor)
         return row_of(transition_id(new), events.TRANSITION, data, new.updated_at)
 
-    def log(self, old: Optimization | None, new: Optimization, verb: str, actor: str) -> None:
-        """Append the event of a transition."""
-        self._journal(
-            events.TRANSITION, transition_data(old, new, verb=verb, actor=actor), transition_id(new)
-        )
+    @property
+    def unlogged(self) -> int:
+        """How many events the log did not take; they are offered to it again."""
+        return len(self._unlogged)
+
+    def log(self, old: Optimization | None, new: Optimization, verb: str, actor: str) -> bool:
+        """Append the event of a transition; whether the log took it."""
         self.transitions[verb] += 1
-        self.is_unsynced = True
+        data = transition_data(old, new, verb=verb, actor=actor)
+        return self._append(events.TRANSITION, data, transition_id(new))
+
+    def log_again(self) -> None:
+        """Offer to the log what it did not take, oldest first, until it refuses again."""
+        for _ in range(len(self._unlogged)):
+            if not self._append(*self._unlogged.popleft()):
+                # It went to the end; the order in the log says nothing, revisions do.
+                return
 
     def write_down(self, old: Optimization | None, new: Optimization, verb: str, actor: str) -> None:
         """Log, book and table, without a wait; database and disk get it later."""
@@ -98,9 +112,15 @@ class Scribe:
     def audit(self, event_id: str, actor: str, action: str, target: str, detail: Mapping[str, Any]) -> None:
         """Write down what is no transition."""
         data = audit_data(actor, action, target, detail)
-        self._journal(events.AUDIT, data, event_id)
+        self._append(events.AUDIT, data, event_id)
         self.outbox.add(row=row_of(event_id, events.AUDIT, data, self._now()))
+
+    def _append(self, type_: str, data: Mapping[str, Any], event_id: str) -> bool:
         self.is_unsynced = True
+        took = self._journal(type_, data, event_id)
+        if not took:
+            self._unlogged.append((type_, data, event_id))
+        return took
 
     def _write_table(self, *, taking: bool) -> None:
         version = self.book.overlay_version

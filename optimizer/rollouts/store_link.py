@@ -64,6 +64,7 @@ class StoreLink:
     ) -> None:
         self.outbox = outbox
         self.is_joined = False
+        self.was_joined = False
         self.retries = 0
         self.last_error = ""
         self._store = store
@@ -93,7 +94,7 @@ class StoreLink:
             records = await self._bounded(self._store.load())
             # Nobody ran between the answer and here, so the join is of what is true now.
             self._joined(records)
-            self.is_joined = True
+            self.is_joined = self.was_joined = True
 
     async def save(self, record: Optimization, row: AuditRow) -> None:
         """Store a record before it takes effect.

@@ -38,6 +38,7 @@ HARD_STOP: Final = "hard_stop"
 ROLLBACK_REQUESTED: Final = "rollback_requested"
 ABORT_REQUESTED: Final = "abort_requested"
 ROUTE_TAKEN: Final = "route_taken"
+COVERED: Final = "covered"
 GUARD_PREFIX: Final = "guard:"
 
 
@@ -307,7 +308,7 @@ TRANSITIONS: Final[tuple[Transition, ...]] = (
         Status.SUPERSEDED,
         Direction.TAKE,
         OPTIMIZER,
-        "The file changed below it: the operator's word wins.",
+        "The file changed below it, and the operator's word wins; or newer deployments hide it.",
     ),
     Transition(
         DELETE,

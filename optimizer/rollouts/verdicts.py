@@ -29,8 +29,8 @@ SAMPLE_RATIO: Final = "sample_ratio"
 SUCCESS_MARGIN: Final = "success_margin"
 QUALITY_MARGIN: Final = "quality_margin"
 
-_WEIGHTS: Final[Mapping[str, float]] = {"error": 12.0, "error_rate": 2.0}
-_FIRST_STAGE: Final = 0.8
+_WEIGHTS: Final[Mapping[str, float]] = {"error": 20.0, "error_rate": 2.0}
+_FIRST_STAGE: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ nearest one that can.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import floor
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -28,12 +29,9 @@ from optimizer.strategies.base import (
     with_quality_ratio,
 )
 from optimizer.strategies.figures import ENOUGH, WIDTH, Belief, Figures
-from optimizer.strategies.keeping import Keeping, affordable
+from optimizer.strategies.keeping import MATERIAL, Keeping, affordable
 from optimizer.strategies.words import arms_text, fixed_candidate, ids_at, learning_off, percent, usd
 from policies.types import FloatArray
-
-MATERIAL: Final = 0.02
-"""Share of the baseline's cost that a change has to save beyond what is served now."""
 
 
 class CostReduction:
@@ -113,7 +111,8 @@ class CostReduction:
             f"Serve {arms_text(figures, shares)}: {usd(after)} a request instead of {usd(base)} on the baseline, "
             f"{percent(1.0 - after / base)} less (target {percent(target)}); {promise}."
         )
-        return figures.proposal(fixed_candidate(figures, shares), shares, summary)
+        proposal = figures.proposal(fixed_candidate(figures, shares), shares, summary)
+        return replace(proposal, quality_ratio=keeping.guarded_ratio)
 
 
 class _Search:
@@ -160,8 +159,17 @@ class _Search:
         return NoProposal(
             INFEASIBLE,
             f"A reduction of {percent(self._target)} against {figures.ids[figures.baseline]} ({usd(self._base)} a "
-            f"request) can not be met while what has to be kept is kept. {self._offer()}",
+            f"request) can not be met while what has to be kept is kept. {self._slowness()}{self._offer()}",
             {"target_reduction": floor(1e4 * self._nearest()[0]) / 1e4},
+        )
+
+    def _slowness(self) -> str:
+        keeping = self._keeping
+        if not keeping.best_at_any_pace(self._cost.mean, self._judged, [self._affordable]):
+            return ""
+        return (
+            "Arms that would do are slower than what is served now, and the latency guard of a rollout "
+            "(`deployment.health_check`) would take them back. "
         )
 
     def _nearest(self) -> tuple[float, FloatArray | None]:

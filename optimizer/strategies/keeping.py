@@ -9,6 +9,8 @@ half of the time that its figures are on the edge; a bound per arm accepts it in
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import exp, log
 from typing import Any, Final
 
 import numpy as np
@@ -21,11 +23,21 @@ from policies.types import FloatArray
 SUCCESS_MARGIN: Final = 0.02
 """How much less often than the baseline a mixture may answer, at the unfavourable end."""
 
+HARDLY_LATE: Final = 0.005
+"""Share of late replies that is no reason to change a route again: what reaches a target exactly drifts about it."""
+
+MATERIAL: Final = 0.02
+"""Share of the baseline's cost, or of the expected duration, that is worth a change."""
 
 _MORE: Final = tuple(1.25**step for step in range(1, 22))
 """Times as many observations as there are (up to some hundred) that are tried before something is called impossible."""
 
 _STEPS: Final = 40
+
+PACE: Final = "latency"
+
+_PACED: Final = frozenset(("cost_reduction", "multi_objective"))
+"""Strategies that would trade speed away; the others have it as their aim."""
 
 
 def relative(belief: Belief, baseline: int, ratio: float, *, width: float) -> FloatArray:
@@ -67,6 +79,15 @@ class Keeping:
     @property
     def asks_quality(self) -> bool:
         return self.ratio is not None or self.floor is not None
+
+    @property
+    def guarded_ratio(self) -> float | None:
+        """What a rollout's quality guard has to tolerate, or it would take back what was promised; None for nothing."""
+        asked = [] if self.ratio is None else [self.ratio]
+        quality, baseline = self.figures.quality, self.figures.baseline
+        if self.floor is not None and quality is not None and quality.mean[baseline] > 0.0:
+            asked.append(min(1.0, self.floor / float(quality.mean[baseline])))
+        return max(asked, default=None)
 
     def missing_quality(self) -> NoProposal | None:
         """Why quality can not be promised yet: the baseline is unrated, or all that could replace it is."""
@@ -115,18 +136,47 @@ class Keeping:
             )
         if quality is not None and self.floor is not None:
             found.append(Constraint("quality_floor", quality.mean - width * quality.spread, self.floor))
-        return [*found, *self.standing(width=width)]
+        return [*found, *self._pace(), *self.standing(width=width)]
+
+    def best_at_any_pace(self, charges: FloatArray, free: ArmMask, also: Sequence[Constraint]) -> bool:
+        """Whether something would do if slower arms were let pass; for explanations."""
+        kept = [constraint for constraint in self.constraints() if constraint.name != PACE]
+        return self.best(charges, free, [*kept, *also]) is not None
+
+    def _pace(self) -> list[Constraint]:
+        """Not known to be slower than what is served now: a rollout's latency guard would take it back.
+
+        Charged is the favourable end, so that only what is proven counts, however narrow the other bounds are.
+        """
+        figures = self.figures
+        posterior = figures.posterior(figures.speed, maximize=False)
+        checks = figures.situation.settings.deployment.plan.checks
+        if posterior is None or not checks.enabled or self._strategy not in _PACED:
+            return []
+        low, high = log(1e-6), log(1e6)
+        for _ in range(_STEPS):
+            middle = 0.5 * (low + high)
+            share = float(figures.present @ slower(posterior, exp(middle), width=0.0))
+            low, high = (middle, high) if share > MOST_SLOW else (low, middle)
+        late = slower(posterior, exp(high), width=-WIDTH)
+        # What nobody has timed is judged by its own observations first.
+        seen = np.where(posterior.weight > 0.0, late, 0.0)
+        return [Constraint(PACE, -seen, -MOST_SLOW)]
 
     def standing(self, *, width: float = WIDTH) -> list[Constraint]:
         """Targets of other strategies that the route meets now: strategies must not undo each other in turns."""
-        figures = self.figures
-        met = [constraint for constraint in self._others(WIDTH) if constraint.slack(figures.present) >= 0.0]
-        names = {constraint.name for constraint in met}
-        return [constraint for constraint in self._others(width) if constraint.name in names]
+        found = []
+        for now, (kept, tolerance) in zip(self._others(WIDTH), self._others(width), strict=True):
+            slack = now[0].slack(self.figures.present)
+            if slack >= -tolerance:
+                # What was reached exactly moves about its target with every sample, and still counts as reached.
+                found.append(kept if slack >= 0.0 else replace(kept, least=kept.least - tolerance))
+        return found
 
-    def _others(self, width: float) -> list[Constraint]:
+    def _others(self, width: float) -> list[tuple[Constraint, float]]:
+        """Targets of other strategies, each with what may be missing of it before it is missed."""
         figures = self.figures
-        found: list[Constraint] = []
+        found: list[tuple[Constraint, float]] = []
         for other in figures.situation.settings.optimization.strategies:
             if other.name == self._strategy or (
                 other.routes and figures.situation.file.name not in other.routes
@@ -135,9 +185,10 @@ class Keeping:
             seconds, saved = other.parameters.get("target_p95_ms"), other.parameters.get("target_reduction")
             posterior = figures.posterior(figures.speed, maximize=False)
             if seconds is not None and posterior is not None:
-                found.append(on_time(slower(posterior, float(seconds) / 1000.0, width=width)))
+                found.append((on_time(slower(posterior, float(seconds) / 1000.0, width=width)), HARDLY_LATE))
             if saved is not None and figures.cost is not None:
-                found.append(affordable(figures.cost, figures.baseline, float(saved)))
+                base = float(figures.cost.mean[figures.baseline])
+                found.append((affordable(figures.cost, figures.baseline, float(saved)), MATERIAL * base))
         return found
 
     def is_kept(self, shares: FloatArray) -> bool:

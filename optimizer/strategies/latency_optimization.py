@@ -8,6 +8,7 @@ are streams.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import ceil, exp, log
 from typing import Any, Final
 
@@ -29,14 +30,11 @@ from optimizer.strategies.base import (
     with_quality_ratio,
 )
 from optimizer.strategies.figures import ENOUGH, MOST_SLOW, WIDTH, Belief, Figures, slower
-from optimizer.strategies.keeping import Keeping, on_time
+from optimizer.strategies.keeping import HARDLY_LATE, MATERIAL, Keeping, on_time
 from optimizer.strategies.solver import ArmMask
 from optimizer.strategies.words import arms_text, fixed_candidate, ids_at, learning_off, percent
 from policies.posterior import Posterior
 from policies.types import FloatArray
-
-MATERIAL: Final = 0.02
-"""Share of the expected duration that a change without a target has to save."""
 
 _NAMES: Final = {"ttft": "time to the first token", "latency": "duration"}
 _STEPS: Final = 16
@@ -109,13 +107,20 @@ class _Reach:
         shares = self._shares()
         if shares is None:
             return self._why_not()
+        if float((present - shares) @ late) < HARDLY_LATE and keeping.is_kept(present):
+            return NoProposal(
+                NO_IMPROVEMENT,
+                f"The route misses {self._wish} by too little for another change: at most "
+                f"{percent(float(present @ late))} of the replies take longer, {percent(MOST_SLOW)} may.",
+            )
         likely = slower(self._posterior, self._target_s, width=0.0)
         summary = (
             f"Serve {arms_text(figures, shares)} for {self._wish}: at most {percent(float(shares @ late))} of the "
             f"replies take longer, on the baseline about {percent(float(likely[figures.baseline]))}."
         )
         slow = Belief("slow", "ratio", likely, (late - likely) / WIDTH, self._speed.weight)
-        return figures.proposal(fixed_candidate(figures, shares), shares, summary, beliefs=[slow])
+        proposal = figures.proposal(fixed_candidate(figures, shares), shares, summary, beliefs=[slow])
+        return replace(proposal, quality_ratio=keeping.guarded_ratio)
 
     def _shares(self, width: float = WIDTH) -> FloatArray | None:
         keeping = self._keeping
@@ -192,7 +197,8 @@ def _fastest(figures: Figures, keeping: Keeping, speed: Belief) -> Proposal | No
         f"Serve {arms_text(figures, shares)}: a mean {_NAMES[speed.metric]} of {1000.0 * after:.0f} ms instead of "
         f"{1000.0 * before:.0f} ms now."
     )
-    return figures.proposal(fixed_candidate(figures, shares), shares, summary)
+    proposal = figures.proposal(fixed_candidate(figures, shares), shares, summary)
+    return replace(proposal, quality_ratio=keeping.guarded_ratio)
 
 
 def _untimed(figures: Figures) -> NoProposal | None:

@@ -1,6 +1,6 @@
 """``manual``: an operator's own change, taken to traffic like every other one: gradually, guarded, and revocable.
 
-It always proposes; the effect is what is known of it at this moment, however little that is.
+It proposes whatever changes the route; the effect is what is known of it at this moment, however little that is.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from optimizer.rollouts.overlays import apply
 from optimizer.rollouts.records import Candidate, Proposal
 from optimizer.settings import PolicySettings, RouteSettings, Settings
 from optimizer.strategies.base import (
+    NO_IMPROVEMENT,
     NOT_APPLICABLE,
     Checked,
     NoProposal,
@@ -73,6 +74,10 @@ class Manual:
             shares = figures.shares_of(changed)
         except ValueError as error:
             return NoProposal(NOT_APPLICABLE, f"The route can not become that: {error}.")
+        if changed == situation.route:
+            return NoProposal(
+                NO_IMPROVEMENT, f"The route {situation.route.name} is served exactly so already."
+            )
         utility = figures.utility(goals(changed, None))
         names = ", ".join(
             name

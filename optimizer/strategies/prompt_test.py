@@ -6,8 +6,8 @@ however much is compared and however often somebody looks. A variant wins when o
 is proven worse, success and validity of the replies included. A split that is not the one that was drawn voids the
 test.
 
-Measured at 0.05 (0.80 for all, 100 looks, 5,000 each): a winner in 1.8 % of the tests of one variant, in 1.6 % of two.
-A gain of 0.03 is found in 89 % of the tests (median 1,900 each), one of 0.05 in all of them (800).
+How often it errs and how much it takes to find a gain is measured by ``python -m loadtests.statistics prompts``;
+``docs/statistics.md`` has the figures.
 """
 
 from collections.abc import Mapping, Sequence

@@ -46,7 +46,7 @@ class Sample:
         if unit:
             joined = Sample(self.count + 2.0, self.total + 1.0, self.squares + 1.0)
             return max(0.0, joined.squares / joined.count - joined.mean**2)
-        return max(0.0, self.squares / self.count - self.mean**2)
+        return max(0.0, self.squares / self.count - self.mean * self.mean)
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,32 @@ def verdicts(row: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
+def needs(row: Mapping[str, Any]) -> Iterator[str]:
+    """What the present stage still waits for, and how long that will take, in sentences."""
+    found = (row.get("measured") or {}).get("needs")
+    if row["status"] != "running":
+        return
+    if not found:
+        expected = _lasts(row.get("rollout") or {}, "expected")
+        if expected:
+            yield f"this stage will probably take {span(expected)}"
+        return
+    missing, lasts = found.get("samples"), _lasts(found, "time")
+    wants = [f"{missing:,.0f} more outcomes of the candidate"] if missing else []
+    wants += [f"{span(lasts)} more"] if lasts >= 1.0 else []
+    if not wants and found.get("waits_for") not in ("margin", "samples"):
+        yield "this stage has all that it needs and is looked at shortly"
+        return
+    text = f"this stage needs {' and '.join(wants)}" if wants else str(found.get("explanation"))
+    if found.get("expected_s") is not None:
+        text += f": about {span(found['expected_s'])} at the present traffic"
+    elif missing:
+        text += ", and there is no traffic now"
+    yield text
+    if found.get("pauses_in_s") is not None and (missing or found.get("waits_for") == "margin"):
+        yield f"without them it pauses in {span(found['pauses_in_s'])}"
+
+
 def amount(value: float | None, unit: str, *, signed: bool = False) -> str:
     """A figure with its unit: ``0.00123 USD``, ``1.2 s``, ``97 %``."""
     if value is None:
@@ -218,9 +244,8 @@ def _stages(row: Mapping[str, Any], rollout: Mapping[str, Any]) -> None:
             )
         )
     print_table(("stage", "traffic", "at least", "samples", ""), rows)
-    expected = _lasts(rollout, "expected")
-    if expected and row["status"] == "running":
-        say(f"  this stage will probably take {span(expected)}")
+    for sentence in needs(row):
+        say(f"  {sentence}")
 
 
 def _guards(row: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:

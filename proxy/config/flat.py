@@ -19,6 +19,7 @@ AUTO = "auto"
 SELECTION: KeyPath = ("optimization", "model_selection")
 PROMPTS: KeyPath = ("optimization", "prompt_optimization")
 COMPARES_MODELS = frozenset(("cost_reduction", "latency_optimization"))
+_EXPLORES = COMPARES_MODELS | {"multi_objective"}
 _CHAT_LIKE = frozenset(("chat", "completions", "responses"))
 # With many arms to compare, at least half of the traffic stays with the baseline.
 _MOST_EXPLORED = 0.5
@@ -107,7 +108,7 @@ def _add(
     """Add a route over ``models``; those in ``promptable`` may also be tried with each prompt."""
     learns = "model_selection" in choice.active and choice.origin == SELECTION
     arms = [ArmBlock(model=model) for model in models]
-    compares_models = bool(choice.active & COMPARES_MODELS)
+    compares_models = bool(choice.active & _EXPLORES)
     compared = [model for model in models if model != choice.baseline] if compares_models else []
     for model in models if learns else [choice.baseline]:
         if model in promptable:

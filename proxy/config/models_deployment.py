@@ -20,6 +20,8 @@ from proxy.config.models_base import (
 from proxy.config.models_optimization import OpenFraction
 
 _YEAR_S = 365 * 86_400
+# The plan is in every table and in every record of its rollout.
+MOST_STAGES = 100
 
 
 class StageBlock(Block):
@@ -68,6 +70,7 @@ class CanaryBlock(Block):
     enabled: bool = Field(default=True, description="false: changes reach all traffic at once.")
     stages: list[StageBlock] = Field(
         default_factory=list,
+        max_length=MOST_STAGES,
         description="Steps, rising. Left out: 1 % for 5 minutes, 10 % for 10, 50 % for 15, then all.",
     )
     health_check: HealthCheckBlock | None = Field(

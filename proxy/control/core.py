@@ -120,7 +120,7 @@ class Core:
     def publish_learned(self) -> bool:
         """Publish what was learned since the last call; True when the table changed."""
         dirty = self.ingest.take_dirty_routes()
-        if not dirty:
+        if not dirty and not self.publication.is_uncertain:
             return False
         try:
             return self.publication.publish(self.settings, dirty=dirty)

@@ -87,7 +87,7 @@ class FactSource:
             statuses=statuses_of(book.all()),
             candidate_fractions=fractions_of(routes, book.overlaying()),
             transitions=controller.transitions,
-            guard_age_s=max(now - optimizing.keeper.polled_at, 0.0),
+            guard_age_s=max(now - optimizing.watched_at, 0.0),
             store_up=not controller.store_away,
             store_errors=controller.store_retries,
             pending_rows=controller.pending_rows + controller.pending_records,

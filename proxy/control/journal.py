@@ -10,7 +10,7 @@ ROLE: Final = "optimizer"
 
 
 class Journal:
-    """Appends events of this process; never raises.
+    """Appends events of this process; never raises, but says when an event was lost.
 
     Args:
         state: Whose log.
@@ -31,11 +31,13 @@ class Journal:
             bounds=WriterBounds(segment_bytes=segment_bytes),
         )
 
-    def write(self, type_: str, data: Mapping[str, Any], *, event_id: str | None = None) -> None:
-        """Append one event. Without ``event_id`` it gets one that is unique for ever."""
+    def write(self, type_: str, data: Mapping[str, Any], *, event_id: str | None = None) -> bool:
+        """Append one event; False when it is known to be lost. Without ``event_id`` it gets one unique for ever."""
         self._written += 1
         name = event_id if event_id is not None else f"{self.incarnation:08x}-{self._written:x}"
+        lost = self.writer.lost.total()
         self.writer.append(encode(name, type_, self._source, int(self._now() * 1000), dict(data)))
+        return self.writer.lost.total() == lost
 
     def close(self) -> None:
         """Close the segment."""

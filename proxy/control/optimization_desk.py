@@ -15,7 +15,8 @@ from optimizer.rollouts.book import Book
 from optimizer.rollouts.controller import Controller
 from optimizer.rollouts.faults import Conflict
 from optimizer.rollouts.machine import verbs_for
-from optimizer.rollouts.records import Optimization, Status
+from optimizer.rollouts.progress import Progress
+from optimizer.rollouts.records import SPLITTING, Optimization, Status
 from optimizer.settings import RolloutPlan, RouteSettings, Settings
 from optimizer.strategies.base import NoProposal, Situation, Strategy, describe
 from proxy.config.problems import Problem, suggest
@@ -69,6 +70,7 @@ class OptimizationDesk:
         settings: The configuration in use.
         situation: What a strategy may look at, by route; None without such a route.
         store: The database.
+        progress: How far the stage of a running or paused rollout is.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class OptimizationDesk:
         settings: Callable[[], Settings],
         situation: Callable[[str], Situation | None],
         store: DeskStore,
+        progress: Callable[[Optimization], Progress | None],
     ) -> None:
         self._controller = controller
         self._book = book
@@ -87,6 +90,7 @@ class OptimizationDesk:
         self._settings = settings
         self._situation = situation
         self._store = store
+        self._progress = progress
         self.answers = Answers(store)
 
     async def create(self, wish: Wish, *, actor: str) -> Optimization:
@@ -124,6 +128,11 @@ class OptimizationDesk:
         except Conflict as error:
             _log.debug("%s was not settled: %s", record.id, error)
         return self._book.get(record.id) or record
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether what is not known here does not exist."""
+        return self._controller.knows_all
 
     def get(self, id_: str) -> Optimization | None:
         """One optimization, deleted ones too, as long as they are known."""
@@ -174,6 +183,10 @@ class OptimizationDesk:
         if record.rollout is not None and record.status not in _UNDECIDED:
             return record.rollout.plan
         return record.plan or self._settings().deployment.plan
+
+    def progress(self, record: Optimization) -> Progress | None:
+        """How far the stage of its rollout is at this moment; None while it splits no traffic."""
+        return self._progress(record) if record.status in SPLITTING else None
 
     def rollout_on(self, route: str) -> Optimization | None:
         """The rollout that divides a route's traffic now."""

@@ -4,11 +4,13 @@ Made before the first table, because the table carries what is deployed; so noth
 """
 
 import asyncio
+import errno
 import logging
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
+from optimizer import guard
 from optimizer.control_store.store import SqlStore
 from optimizer.ingest import Ingest
 from optimizer.log.node import StateDirectory
@@ -18,7 +20,9 @@ from optimizer.rollouts.codec import record_of
 from optimizer.rollouts.controller import Controller
 from optimizer.rollouts.keeper import EvaluationKeeper
 from optimizer.rollouts.outbox import Outbox
+from optimizer.rollouts.progress import Progress
 from optimizer.rollouts.projection import Projection
+from optimizer.rollouts.records import Optimization
 from optimizer.settings import Settings
 from optimizer.strategies.trials import PromptTrials
 from optimizer.strategist import Strategist
@@ -28,6 +32,9 @@ from proxy.logs import LOGGER_NAME
 
 FEED_PATIENCE_S: Final = 3.0
 """How old the last look at the workers' reports may be before nobody may be said to guard a candidate."""
+
+SILENCE_S: Final = 10.0
+"""After how long without any worker's report nobody sees what candidates do; an idle worker reports every 2 s."""
 
 _log = logging.getLogger(LOGGER_NAME)
 
@@ -43,6 +50,9 @@ class Optimizing:
         settings: The configuration in use.
         database_url: Where records are kept; None is a file in the state directory.
         now: Unix seconds.
+
+    Attributes:
+        watched_at: When all reports had been read and followed last.
     """
 
     def __init__(
@@ -56,8 +66,10 @@ class Optimizing:
         database_url: str | None,
         now: Callable[[], float],
     ) -> None:
+        self._state = state
         self._settings = settings
         self._publication = publication
+        self.watched_at = 0.0
         self._now = now
         self.book = Book()
         outbox = Outbox()
@@ -73,20 +85,13 @@ class Optimizing:
         )
         ingest.add_consumer(self.keeper)
         ingest.learner.listeners += [self.trials.rated, self.keeper.rated]
-        database = settings().database
-        self.store = SqlStore(
-            database_url,
-            directory=state.path,
-            max_connections=database.max_connections,
-            timeout_s=database.timeout_s,
-            now=now,
-        )
+        self.store = _store(state, settings(), database_url, now)
         syncer = LogSyncer([state.log_directory])
         self.controller = Controller(
             self.book,
             store=self.store,
             journal=lambda type_, data, event_id: journal.write(type_, data, event_id=event_id),
-            sync_log=lambda: asyncio.to_thread(syncer.sync),
+            sync_log=lambda: asyncio.to_thread(_sync, syncer),
             publish=self._publish,
             settings=settings,
             now=now,
@@ -94,6 +99,7 @@ class Optimizing:
             requests_per_s=lambda route: self.keeper.rates.per_second(route, now=now()),
             reference_ms=lambda route: self.strategist.reference_ms(route, self._shares(route)),
             outbox=outbox,
+            measured_of=self._measured,
         )
         self.strategist = Strategist(
             self.controller,
@@ -114,8 +120,11 @@ class Optimizing:
     @property
     def is_guarding(self) -> bool:
         """Whether candidates may have traffic: their guards see what happens, and what they decide is published."""
-        fresh = self._now() - self.keeper.polled_at < FEED_PATIENCE_S
-        return fresh and not self.controller.unpublished_takes
+        now = self._now()
+        # A clock that was set back makes a look of the future, which proves as little as an old one.
+        looked = abs(now - self.watched_at) < FEED_PATIENCE_S
+        heard = abs(now - self.keeper.heard_at) < SILENCE_S
+        return looked and heard and not self.controller.unpublished_takes
 
     def watch(self) -> None:
         """Look at the workers' reports once and follow what they say.
@@ -126,10 +135,21 @@ class Optimizing:
         self.keeper.poll()
         for rollout_id, reason in self.keeper.take_stops():
             self.controller.stop(rollout_id, reason)
+        if not self.keeper.caught_up:
+            return  # What was not read yet may say the opposite.
         for judgement in self.keeper.judgements():
             rollout = judgement.record.rollout
             if rollout is not None:
                 self.controller.judge(rollout.id, judgement.decision, judgement.verdicts)
+        self.watched_at = self._now()
+
+    def progress(self, record: Optimization) -> Progress | None:
+        """How far a rollout's stage is; None for what splits no traffic, or when nobody can tell."""
+        try:
+            return self.keeper.progress(record)
+        except Exception:  # noqa: BLE001 - what only explains must never hold up a rollback
+            _log.exception("the guards of %s can't be read", record.id)
+            return None
 
     async def close(self) -> None:
         """Finish what is under way, within the database's own bounds."""
@@ -143,8 +163,18 @@ class Optimizing:
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 _log.error("an overlay of the last table can't be read: %r", error)
 
+    def _measured(self, record: Optimization) -> Mapping[str, Any] | None:
+        found = self.progress(record)
+        return None if found is None else found.by_guard()
+
     def _publish(self, taking: bool) -> None:
-        self._publication.publish(self._settings(), dirty=(), taking=taking)
+        try:
+            self._publication.publish(self._settings(), dirty=(), taking=taking)
+        except (OSError, ValueError):
+            if taking:
+                # Without the file workers leave candidates at their next look, and a full disk does not prevent that.
+                guard.withdraw(self._state.guard_file)
+            raise
 
     def _is_sticky(self, route: str) -> bool:
         return any(known.name == route and known.sticky for known in self._settings().routes)
@@ -156,3 +186,28 @@ class Optimizing:
             return {}
         side = found.control
         return {arm.id: share for arm, share in zip(side.arms, side.selector.probabilities, strict=True)}
+
+
+def _sync(syncer: LogSyncer) -> None:
+    """Make the log durable.
+
+    Raises:
+        OSError: A part of it could not be.
+    """
+    errors = syncer.errors
+    syncer.sync()
+    if syncer.errors > errors:
+        raise OSError(errno.EIO, "a file of the event log can not be synced")
+
+
+def _store(
+    state: StateDirectory, settings: Settings, database_url: str | None, now: Callable[[], float]
+) -> SqlStore:
+    database = settings.database
+    return SqlStore(
+        database_url,
+        directory=state.path,
+        max_connections=database.max_connections,
+        timeout_s=database.timeout_s,
+        now=now,
+    )

@@ -1,7 +1,8 @@
 """Publishing the routing table: settings and evidence become a file that the workers pick up.
 
 The invariant is that versions only grow, over restarts too, and that a table is written only when it says something
-else than the last one. A refused build (bad settings) leaves file and version as they were.
+else than the last one. A refused build (bad settings) leaves file and version as they were. A write that failed may
+have reached the workers all the same, so its version is not used again and what comes next is written whatever it says.
 """
 
 import logging
@@ -51,6 +52,8 @@ class Publication:
         self._journal = journal
         self._now = now
         self.table: RoutingTable | None = None
+        self.is_uncertain = False
+        """Whether the last write failed, so that nobody knows which table the workers have."""
         previous = TableReader(path).poll()
         self._version = previous.version if previous is not None else 0
         self.inherited: tuple[Mapping[str, Any], ...] = previous.overlays if previous is not None else ()
@@ -89,10 +92,11 @@ class Publication:
             dirty=dirty,
             records=self.records(),
         )
-        if not always and self.table is not None and _same(self.table, table):
+        if not (always or self.is_uncertain) and self.table is not None and _same(self.table, table):
             return False
+        self.is_uncertain, self._version = True, table.version
         checksum = write_table(self._path, table, order="rename_first" if taking else "fsync_first")
-        self.table, self._version = table, table.version
+        self.table, self.is_uncertain = table, False
         self._journal.write(
             events.TABLE_PUBLISHED,
             {"version": table.version, "config_hash": table.config_hash, "checksum": checksum},

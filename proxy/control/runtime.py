@@ -84,6 +84,7 @@ class Runtime:
         self._asked_reloads = 0
         self._signals = 0
         self._reloading = asyncio.Lock()
+        self._reloaded = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self._syncer = LogSyncer([core.state.log_directory, core.state.index_directory])
         self.webhooks = Webhooks(
@@ -109,6 +110,7 @@ class Runtime:
                 settings=lambda: core.settings,
                 situation=optimizing.strategist.situation,
                 store=optimizing.store,
+                progress=optimizing.progress,
             ),
         )
 
@@ -195,6 +197,7 @@ class Runtime:
                 return core.configuration.reject(refused.problems, trigger=trigger)
             result = core.use(loaded, trigger=trigger)
             await self._follow(before)
+            self._reloaded.set()
             return result
 
     async def _follow(self, before: Loaded) -> None:
@@ -244,8 +247,12 @@ class Runtime:
 
     async def _look_for_changes(self) -> None:
         while True:
+            self._reloaded.clear()
             await self.core.optimizing.strategist.round()
-            await asyncio.sleep(self.core.settings.optimization.interval_s)
+            # A new configuration may have the route that one waited for, or another interval.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.core.settings.optimization.interval_s):
+                    await self._reloaded.wait()
 
     async def _ingest(self) -> None:
         try:

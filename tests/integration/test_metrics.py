@@ -97,9 +97,13 @@ async def test_a_real_product_shows_its_faults_and_limits_and_nothing_undocument
         product(tmp_path, upstream.url) as address,
         httpx.AsyncClient(base_url=address, trust_env=False) as http,
     ):
-        for _ in range(8):
+        served, deadline = 0, time.monotonic() + 20
+        while served < 8:
             reply = await http.post(CHAT, json=REQUEST)
-            assert reply.status_code == 200, reply.text
+            # Until the first lease is there, which a busy machine may delay, a budget is closed.
+            early = reply.status_code == 503 and "limits_unavailable" in reply.text and not served
+            assert reply.status_code == 200 or (early and time.monotonic() < deadline), reply.text
+            served += reply.status_code == 200
 
         def enough(found: Series) -> bool:
             used = value(found, "route_limit_used", route="chat", measure="usd", window="day")

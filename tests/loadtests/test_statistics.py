@@ -75,10 +75,17 @@ def test_the_promises_are_kept():
     assert all(row["rolled_back"] <= 0.01 and row["runs"] >= 2000 for row in rows["identical"])
     harm = {(row["harm"], row["percentage"]): row for row in rows["harm"]}
     assert harm["errors 2 % → 10 %", 10.0]["median_canary"] <= 80
-    lifts = {row["lift"]: row for row in rows["prompts"]}
-    assert lifts[0.0]["decided"] <= 0.05
-    assert lifts[0.03]["decided"] >= 0.84
-    assert lifts[0.05]["decided"] >= 0.999
+    assert harm["errors 2 % → 10 %", 10.0]["runs"] >= 1000
+    prompts = {(row["variants"], row["lift"]): row for row in rows["prompts"]}
+    assert prompts[1, 0.0]["decided"] <= 0.05
+    assert prompts[2, 0.0]["decided"] <= 0.05
+    assert prompts[1, 0.03]["decided"] >= 0.84
+    assert prompts[1, 0.05]["decided"] >= 0.999
+    canaries = {row["rule"]: row for row in rows["canaries"]}
+    for rule, found, soon in (("two-sample, a = .01", 0.462, 420), ("against 2 %, a = .01", 0.58, 336)):
+        assert canaries[rule]["0.02"][0] <= 0.01
+        assert canaries[rule]["0.03"][0] >= found, "what earlier measurements found"
+        assert canaries[rule]["0.05"][1] <= soon
     worse = [row for row in rows["margin"] if row["worse"]]
     assert worse
     assert all(row["promoted"] <= 0.05 for row in worse)

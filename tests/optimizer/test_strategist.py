@@ -9,9 +9,16 @@ import pytest
 from optimizer.evidence import NoEvidence
 from optimizer.rollouts.book import Book
 from optimizer.rollouts.controller import Controller
-from optimizer.rollouts.records import LOOP, Optimization, Status
+from optimizer.rollouts.records import LOOP, Candidate, Optimization, Proposal, Status
 from optimizer.rollouts.traffic import Rates
-from optimizer.settings import OptimizationSettings, Settings, StrategySettings
+from optimizer.settings import (
+    DeploymentSettings,
+    HealthChecks,
+    OptimizationSettings,
+    RolloutPlan,
+    Settings,
+    StrategySettings,
+)
 from optimizer.strategies.trials import PromptTrials
 from optimizer.strategist import TRIED, Strategist
 from tests.optimizer.rollouts.conftest import make_settings, route
@@ -35,14 +42,15 @@ class Scene:
         self.settings = settings
         self.book = Book()
         self.made = 0
+        self.time = 100.0
         self.controller = Controller(
             self.book,
             store=MemoryStore(),
-            journal=lambda type_, data, event_id: None,
+            journal=lambda type_, data, event_id: True,
             sync_log=self._synced,
             publish=lambda taking: None,
             settings=lambda: self.settings,
-            now=lambda: 100.0,
+            now=lambda: self.time,
             new_id=self._id,
             requests_per_s=lambda route: 1.0,
             reference_ms=lambda route: None,
@@ -54,7 +62,7 @@ class Scene:
             source=NoEvidence(),
             trials=PromptTrials(),
             rates=Rates(now=0.0),
-            now=lambda: 100.0,
+            now=lambda: self.time,
         )
 
     async def _synced(self) -> None: ...
@@ -140,3 +148,63 @@ async def test_an_optimization_of_a_route_that_is_gone_says_so(scene):
     await scene.strategist.round()
     assert (scene.only().status, scene.only().reason) == (Status.COLLECTING, "no_route")
     await scene.wait()
+
+
+async def test_a_proposal_about_a_route_that_has_changed_since_waits_for_the_next_round():
+    """Two strategies propose in one round; what the second one knew is about a route that is served no more."""
+    scene = Scene(configured())
+    both = (
+        StrategySettings("manual", {"arms": ["big", "small"], "policy": {"floor": 0.1}}),
+        StrategySettings("model_selection", {"criteria": ["cost"]}),
+    )
+    scene.settings = replace(
+        scene.settings,
+        optimization=OptimizationSettings(strategies=both),
+        deployment=DeploymentSettings(plan=RolloutPlan(stages=())),
+    )
+    await scene.strategist.round()
+    first, second = scene.book.all()
+    assert (first.status, second.status) == (Status.PROPOSED, Status.PROPOSED)
+    scene.time = 101.0
+    for _ in range(4):
+        await scene.wait()
+    deployed = [record for record in scene.book.all() if record.status is Status.DEPLOYED]
+    assert len(deployed) == 1
+    scene.time = 102.0
+    await scene.strategist.round()
+    (other,) = [record for record in (first, second) if record.id != deployed[0].id]
+    now = scene.book.get(other.id)
+    assert now.status is not Status.PROPOSED or now.proposal.made_at == 102.0
+    await scene.wait()
+    await scene.wait()
+    assert scene.book.get(other.id).status in (Status.DEPLOYED, Status.COLLECTING)
+
+
+@pytest.mark.parametrize(
+    ("for_all", "health_check", "asked", "held_to"),
+    [
+        (None, None, None, None),
+        (None, None, 0.9, 0.9),
+        (0.99, None, None, 0.99),
+        (0.99, None, 0.9, 0.9),
+        (0.99, 0.95, 0.9, 0.95),
+        (None, 0.95, 0.9, 0.95),
+    ],
+)
+async def test_the_quality_guard_tolerates_what_the_strategy_was_asked_to_keep(
+    for_all, health_check, asked, held_to
+):
+    """Else a strategy's promise (95 % of the quality) would be taken back for the 5 % that it was allowed."""
+    scene = Scene(configured())
+    # As the file compiles: what holds for all is also the health check's, unless that has its own.
+    checks = HealthChecks(quality_ratio=for_all if health_check is None else health_check)
+    scene.settings = replace(
+        scene.settings,
+        optimization=OptimizationSettings(quality_ratio=for_all),
+        deployment=DeploymentSettings(plan=RolloutPlan(checks=checks)),
+    )
+    made = scene.controller.create("a", "cost_reduction", "chat", {}, actor="somebody")
+    proposal = Proposal(Candidate(baseline="small"), "so", (), {}, 0.95, 100.0, quality_ratio=asked)
+    scene.controller.settle(made.id, proposal)
+    begun = await scene.controller.command(made.id, "deploy", actor="somebody")
+    assert begun.rollout.plan.checks.quality_ratio == held_to

@@ -326,3 +326,81 @@ async def test_a_pin_does_not_reach_an_unguarded_candidate():
     assert _go(table, headers=pin, u=0.9).arm.id == "b"
     with pytest.raises(ClientFault, match="no arm of route"):
         _go(table, headers=pin, u=0.9, guarded=False)
+
+
+def _rollout(control: Side, candidate: Side, **changes: object) -> RoutingTable:
+    route = Route(
+        name="r", control=control, candidate=candidate, candidate_fraction=0.5, rollout="ro", salt="s"
+    )
+    return _table(routes=(replace(route, **changes),))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reached"),
+    [
+        (("b", "c"), ("candidate", "c")),  # c serves control's model, though b is the candidate's baseline
+        (("b",), ("control", "a")),
+    ],
+)
+async def test_a_rollout_never_moves_vectors_to_another_model(candidate, reached):
+    """Vectors of control's model are what the caller has stored."""
+    table = await _compile(_rollout(_side("a"), _side(*candidate)))
+    decisions = [
+        _go(table, orjson.dumps({"model": "r", "input": "hi"}), endpoint="embeddings", u=u)
+        for u in (0.1, 0.4, 0.9)
+    ]
+
+    assert {(one.side.name, one.arm.id) for one in decisions} == {("control", "a"), reached}
+    assert {one.arm.model.model_id for one in decisions} == {"a-id"}
+
+
+@pytest.mark.parametrize(
+    ("candidate", "home", "reached"),
+    [
+        (("b", "d"), None, "control"),  # d is at home, but speaks no responses: that is the candidate's doing
+        (("b",), None, "control"),
+        (("b",), "two", "candidate"),
+    ],
+)
+async def test_a_rollout_never_moves_state_that_a_provider_holds(candidate, home, reached):
+    """A conversation that was begun at control's upstream is known nowhere else."""
+    control = _side("a", "c")
+    table = await _compile(_rollout(control, _side(*candidate), home=home))
+    raw = orjson.dumps({"model": "r", "input": "hi", "previous_response_id": "resp_1", "store": True})
+    decision = _go(table, raw, endpoint="responses", u=0.1)
+
+    assert decision.side.name == reached
+    assert decision.arm.model.upstream == (home or "one")
+
+
+async def test_what_a_rollout_must_not_move_is_in_neither_sides_counts():
+    """One side alone would look like a broken draw."""
+    table = await _compile(_rollout(_side("a"), _side("b")))
+    decisions = [
+        _go(table, orjson.dumps({"model": "r", "input": "hi"}), endpoint="embeddings", u=u)
+        for u in (0.1, 0.9)
+    ]
+    watch = table.routes["r"].watch
+
+    assert [(one.watch, one.withheld, one.side_probability) for one in decisions] == [(None, None, 1.0)] * 2
+    assert watch is not None
+    assert not watch.stopped
+
+
+@pytest.mark.parametrize(
+    ("own", "candidate", "reached"),
+    [
+        ("one", ("b",), {"a"}),  # the caller's credential would be lost, and ours stand in for it
+        ("one", ("b", "d"), {"a", "d"}),
+        ("two", ("b",), {"a"}),  # and here it would be given to somebody it was not meant for
+        ("two", ("b", "d"), {"a", "d"}),
+    ],
+)
+async def test_a_rollout_leaves_the_callers_own_credential_where_it_was(own, candidate, reached):
+    """``auth: passthrough`` of either side keeps the request with whom the caller's key is for."""
+    upstreams = tuple(
+        replace(one, auth="passthrough") if one.name == own else one for one in _table().upstreams
+    )
+    table = await _compile(replace(_rollout(_side("a"), _side(*candidate)), upstreams=upstreams))
+
+    assert {_go(table, u=u / 10).arm.id for u in range(10)} == reached

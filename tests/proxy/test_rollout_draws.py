@@ -30,7 +30,7 @@ ENVELOPE = parse("chat", orjson.dumps({"model": "r", "messages": [{"role": "user
 # Chance of a false alarm per comparison.
 ALPHA = 1e-6
 Z = NormalDist().inv_cdf(1 - ALPHA / 2)
-UNITS = 100_000
+UNITS = 40_000
 
 
 def _side(*names: str) -> Side:
@@ -147,7 +147,7 @@ _TABLES = Tables()
 
 @pytest.mark.parametrize("percentage", [0.1, 0.5, 1.0, 2.5, 12.5, 33.3, 50.0, 99.9])
 async def test_shares_are_exact_also_in_fractions_of_a_percent(percentage):
-    """Of 100,000 units, within the two-sided 1e-6 bound of the binomial's normal approximation."""
+    """Of 40,000 units, within the two-sided 1e-6 bound of the binomial's normal approximation."""
     table = Tables().use(candidate_fraction=percentage / 100.0)
     fraction = percentage / 100.0
     found = sum(_is_candidate(table, f"unit-{number}") for number in range(UNITS))

@@ -289,30 +289,44 @@ async def test_pinned_unguarded_and_stopped_requests_are_in_no_count():
     assert [data["side_probability"] for data in rollout.events()[-2:]] == [1.0, 1.0]
 
 
-async def test_a_side_that_can_serve_nobody_is_counted_though_nothing_was_decided():
-    """Without its credentials the candidate turns callers away with 503: errors, and soon a stop."""
+async def test_a_candidate_that_can_serve_nobody_is_counted_and_control_serves():
+    """Without its credentials the candidate has errors, and soon a stop; its callers have answers."""
     rollout = Rollout(candidate=_side("away"))
-    for _ in range(20):
-        with pytest.raises(Unavailable):
-            rollout.ask(0.0)
-    rollout.ask(0.0)  # now control serves
+    for _ in range(21):
+        rollout.ask(0.0)
 
     assert rollout.counts() == {"candidate": SideCounts(assigned=20, resolved=20, errors=20)}
+    marks = [{name for name in ("unserved", "stopped") if data.get(name)} for data in rollout.events()]
+    assert marks == [*[{"unserved"}] * 20, {"stopped"}]
+    assert {(data["side"], data["side_probability"]) for data in rollout.events()} == {("control", 1.0)}
     assert rollout.watches.take_stops() == [("r", "ro", "hard_stop")]
 
 
 async def test_a_side_that_can_not_do_what_is_asked_rejects():
-    """A candidate whose arms do not speak the endpoint: the caller gets a 400 that control would not have given."""
+    """A candidate whose arms do not speak the endpoint is told of, beside a control that does as by itself."""
     rollout = Rollout(candidate=_side("old"))
-    with pytest.raises(ClientFault):
-        rollout.ask(0.0)
+    rollout.ask(0.0)
 
     assert rollout.counts() == {"candidate": SideCounts(assigned=1, rejected=1)}
+    assert rollout.events()[0]["side"] == "control"
+
+
+@pytest.mark.parametrize(("names", "fault"), [(("away",), Unavailable), (("old",), ClientFault)])
+async def test_where_neither_side_can_serve_each_is_counted_for_its_own(names, fault):
+    """The caller is told what control says, once."""
+    rollout = Rollout(control=_side(*names), candidate=_side(*names))
+    for u in (0.0, 0.9):
+        with pytest.raises(fault):
+            rollout.ask(u)
+    counts = rollout.counts()
+
+    assert counts["control"] == counts["candidate"]
+    assert counts["control"].assigned == 1
 
 
 async def test_embeddings_count_as_other_requests():
     """There is no text to judge, but errors, times and costs are the same."""
-    rollout = Rollout()
+    rollout = Rollout(control=_side("a"), candidate=_side("a", "b"))
     envelope = parse("embeddings", orjson.dumps({"model": "r", "input": "hi"}))
     decision = decide(rollout.table, envelope, {}, uniform=lambda: 0.0, guarded=True)
     facts = ReplyFacts()

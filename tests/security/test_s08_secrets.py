@@ -26,13 +26,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 LITERAL, FROM_ENVIRONMENT, FROM_FILE = "Zq3LiteralCanary5e2b", "Zq3EnvCanary61cc", "Zq3FileCanary90ad"
 ADMIN, UNRELATED = "Zq3AdminCanary7f41d0", "Zq3UnrelatedCanary08"
+DATABASE, SIGNING, SIGNING_ENVIRONMENT, SIGNING_FILE, ADDRESS = (
+    "Zq3DatabaseCanary3c1f", "Zq3SigningCanary4a17", "Zq3SigningEnvCanary2e", "Zq3SigningFileCanary9b",
+    "Zq3HookPathCanary6d",
+)  # fmt: skip
 CALLER = {
     name: f"Zq3{name}Canary1d"
     for name in ("Bearer", "ApiKey", "Cookie", "Query", "Prompt", "User", "Metadata", "Tool", "Comment", "Session",
                  "Odd")
 }  # fmt: skip
 # What an operator's own secrets are; none may be told to any caller, and none may be on disk.
-OPERATORS = (LITERAL, FROM_ENVIRONMENT, FROM_FILE, ADMIN, UNRELATED)
+OPERATORS = (
+    LITERAL, FROM_ENVIRONMENT, FROM_FILE, ADMIN, UNRELATED, DATABASE, SIGNING, SIGNING_ENVIRONMENT, SIGNING_FILE,
+    ADDRESS,
+)  # fmt: skip
 CONFIG = """
 server: {{host: 127.0.0.1, workers: 1}}
 log: {{level: debug}}
@@ -52,11 +59,24 @@ models:
 routes:
   chat: {{arms: [fine, broken], sticky: {{by: header, header: x-session-id}}}}
 passthrough: {{default: literal}}
+database: {{url: "postgresql://someone:${{NET_DATABASE_PASSWORD}}@127.0.0.1:1/nothing", timeout_sec: 1}}
+webhooks:
+  - {{name: literal, url: "{url}/hook", secret: "{signing}"}}
+  - {{name: environment, url: "http://127.0.0.1:1/hook", secret: "${{NET_SIGNING}}"}}
+  - {{name: file, url: "{url}/${{NET_HOOK_PATH}}?token=${{NET_HOOK_PATH}}", secret: "file:{signing_file}"}}
+  - {{name: address, url: "http://127.0.0.1:1/${{NET_HOOK_PATH}}"}}
 """
+WISH = {
+    "name": "another arm",
+    "strategy": "manual",
+    "route": "chat",
+    "parameters": {"arms": ["broken"], "baseline": "broken", "policy": {"type": "fixed"}},
+}
 
 VIEWS = (
     "/api/v1/config/export", "/api/v1/config/export?source=file", "/api/v1/routes", "/api/v1/arms",
-    "/api/v1/metrics/summary", "/metrics", "/health/detailed",
+    "/api/v1/metrics/summary", "/metrics", "/health/detailed", "/api/v1/optimize", "/api/v1/audit",
+    "/api/v1/strategies", "/openapi.json",
 )  # fmt: skip
 
 
@@ -118,6 +138,22 @@ def provoke(found: Shown, client: httpx.Client) -> None:
     found.told["line"] = found.product.raw(f"{CALLER['Bearer']} {CALLER['Query']} HTTP/1.1\r\n\r\n".encode())
 
 
+def optimize(found: Shown, client: httpx.Client) -> None:
+    """Transitions that subscribers are told of, and commands that fail because the database does not answer."""
+    key = {"authorization": f"Bearer {ADMIN}"}
+    made = client.post("/api/v1/optimize", json=WISH, headers=key)
+    found.keep("made", made, operator=True)
+    one = f"/api/v1/optimize/{made.json().get('id', 'opt_none')}"
+    for verb in ("deploy", "rollback"):
+        reply = client.post(f"{one}/{verb}", json={"reason": "to see it"}, headers=key)
+        found.keep(verb, reply, operator=True)
+    found.keep("one", client.get(one, headers=key), operator=True)
+    deadline = time.monotonic() + 20
+    while "webhook environment" not in (told := found.product.stderr.read_text()):
+        assert time.monotonic() < deadline, told
+        time.sleep(0.05)
+
+
 def look(found: Shown, client: httpx.Client) -> None:
     """Everything an operator can look at."""
     key = {"authorization": f"Bearer {ADMIN}"}
@@ -134,6 +170,11 @@ def look(found: Shown, client: httpx.Client) -> None:
         "routes: {'${NET_UNRELATED}': {arms: ['${NET_UNRELATED}']}}",
         f"upstreams: {{openai: {{api_key: 'file:{found.product.config}'}}}}",
         "admin: {key: '${NET_ADMIN_KEY}', listen: '${NET_ADMIN_KEY}'}",
+        "database: {url: '${NET_SIGNING}', timeout_sec: '${NET_DATABASE_PASSWORD}'}",
+        "database: {url: 'mysql://u:${NET_DATABASE_PASSWORD}@h/d'}",
+        "database: {url: 'postgresql://u:${NET_DATABASE_PASSWORD}@h:port/d'}",
+        "webhooks: [{url: 'gopher://${NET_HOOK_PATH}', secret: '${NET_SIGNING}', events: ['${NET_SIGNING}']}]",
+        "webhooks: ['${NET_SIGNING}', {name: '${NET_SIGNING}', url: 'http://u:${NET_HOOK_PATH}@h/'}]",
     ):
         reply = client.post("/api/v1/config/validate", json={"config": text}, headers=key)
         found.keep(f"validate {text}", reply, operator=True)
@@ -146,12 +187,28 @@ def after(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     """A product that went through all of it, and through the crash of a worker; stopped."""
     path, port = tmp_path_factory.mktemp("canaries"), free_port()
     (path / "key.txt").write_text(FROM_FILE + "\n")
-    environ = {"NET_ADMIN_KEY": ADMIN, "NET_UPSTREAM_KEY": FROM_ENVIRONMENT, "NET_UNRELATED": UNRELATED}
+    (path / "signing.txt").write_text(SIGNING_FILE + "\n")
+    environ = {
+        "NET_ADMIN_KEY": ADMIN,
+        "NET_UPSTREAM_KEY": FROM_ENVIRONMENT,
+        "NET_UNRELATED": UNRELATED,
+        "NET_DATABASE_PASSWORD": DATABASE,
+        "NET_SIGNING": SIGNING_ENVIRONMENT,
+        "NET_HOOK_PATH": ADDRESS,
+    }
     with echoing_upstream() as url:
-        config = CONFIG.format(url=url, admin_port=port, literal=LITERAL, file=path / "key.txt")
+        config = CONFIG.format(
+            url=url,
+            admin_port=port,
+            literal=LITERAL,
+            file=path / "key.txt",
+            signing=SIGNING,
+            signing_file=path / "signing.txt",
+        )
         with running_product(path, config, environ, port) as product, product.client() as client:
             found = Shown(product)
             provoke(found, client)
+            optimize(found, client)
             time.sleep(0.5)  # the optimizer's tail poll and the database's next transaction
             look(found, client)
             children = orjson.loads((product.state / "run" / "pids").read_bytes())
@@ -196,6 +253,10 @@ def test_the_search_searches_something(after):
         k: v for k, v in after.shown.items() if len(v) <= 20
     }
     assert "worker" in text
+    assert b"opt_" in after.shown["made"]
+    assert b"opt_" in after.shown["one"]
+    assert "webhook environment: " in text
+    assert "webhook address: " in text
     assert sum(len(data) for _, data in places(after)) > 20_000
 
 

@@ -94,7 +94,11 @@ def _plain_fault(request: web.Request, refused: web.HTTPException) -> web.Respon
             fault = AdminFault(404, "NOT_FOUND", f"Nothing is served at {request.path[:200]}.")
         case 405:
             allowed = ", ".join(sorted(getattr(refused, "allowed_methods", ())))
-            fault = AdminFault(405, "METHOD_NOT_ALLOWED", f"{request.path[:200]} takes {allowed}.")
+            response = AdminFault(
+                405, "METHOD_NOT_ALLOWED", f"{request.path[:200]} takes {allowed}."
+            ).response()
+            response.headers["Allow"] = allowed
+            return response
         case 413:
             fault = AdminFault(413, "INVALID_REQUEST", f"The body is over {MAX_BODY_BYTES} bytes.")
         case status:

@@ -75,6 +75,12 @@ def _divided(data: Mapping[str, Any]) -> Iterator[str]:
             "failing too often, so it got the control."
         )
         return
+    if data.get("unserved"):
+        yield (
+            f"Rollout {rollout} would have given it to the candidate, but no arm of the candidate could serve it, "
+            "so it got the control; the rollout's guards count that."
+        )
+        return
     chance = _percent(data.get("side_probability"))
     with_chance = f", which {chance} of the requests get" if chance else ""
     yield f"Rollout {rollout} was under way; it fell to the {side}{with_chance}{_unit(data)}."
@@ -104,7 +110,10 @@ def _chosen(data: Mapping[str, Any]) -> Iterator[str]:
         yield f"It went to arm {arm!r}."
     elif data.get("reason") == "bandit":
         shares = _shares(data.get("arms"), data.get("probabilities"))
-        policy = f" (policy {data['policy']})" if data.get("policy") else ""
+        if data.get("policy") == "fixed":
+            why, policy = "The arm was drawn with the route's fixed shares, which do not learn", ""
+        else:
+            policy = f" (policy {data['policy']})" if data.get("policy") else ""
         yield f"{why}{policy}{f': {shares}' if shares else ''}."
         chance = _percent(data.get("propensity"))
         yield f"It fell on {arm!r}{f', whose probability was {chance}' if chance else ''}."

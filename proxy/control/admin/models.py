@@ -180,6 +180,7 @@ class ProposalAnswer(Answer):
     confidence: float
     made_at: float
     saving_usd_per_day: float | None
+    quality_ratio: float | None = None
 
 
 class StageAnswer(Answer):
@@ -244,10 +245,23 @@ class VerdictAnswer(Answer):
     samples: int | None
 
 
+class NeedsAnswer(Answer):
+    """What the stage of a rollout still waits for. ``expected_s``: until time and samples are there, at the present
+    traffic; ``pauses_in_s``: how long it may go on waiting."""
+
+    waits_for: Literal["", "time", "samples", "margin", "person"]
+    explanation: str
+    time_s: float
+    samples: float | None
+    expected_s: float | None
+    pauses_in_s: float | None
+
+
 class MeasuredAnswer(Answer):
-    """What decided last, or will decide next, by guard."""
+    """The guards: as they stand while a rollout is running or paused, as they stood when it ended afterwards."""
 
     guards: dict[str, VerdictAnswer]
+    needs: NeedsAnswer | None = Field(description="Null while no rollout divides the traffic.")
 
 
 class OptimizationMetrics(Answer):

@@ -73,11 +73,13 @@ async def listing(call: Call) -> web.StreamResponse:
 
 
 async def show(call: Call) -> web.StreamResponse:
-    """One optimization with its revision as ETag; 304 when the caller has that one."""
+    """One optimization with its revision as ETag; 304 when the caller has that one and nothing is being measured."""
     desk = desk_of(call)
     record = _record(call, desk)
     tag = f'"{record.revision}"'
-    if call.request.headers.get("If-None-Match", "").strip() in (tag, f"W/{tag}"):
+    known = call.request.headers.get("If-None-Match", "").strip() in (tag, f"W/{tag}")
+    # What is measured moves on without a new revision.
+    if known and record.status not in SPLITTING:
         return web.Response(status=304, headers={"ETag": tag})
     response = answer(shown(desk, record))
     response.headers["ETag"] = tag
@@ -130,7 +132,7 @@ async def rollback(call: Call) -> web.StreamResponse:
 
 async def delete(call: Call) -> web.StreamResponse:
     """Take it off every list; what changes a route must be rolled back before."""
-    return await _command(call, desk_of(call), DELETE, CommandRequest(), shape=_deletion)
+    return await _command(call, desk_of(call), DELETE, read_query(call, CommandRequest), shape=_deletion)
 
 
 async def strategies(call: Call) -> web.StreamResponse:
@@ -156,7 +158,7 @@ def shown(desk: OptimizationDesk, record: Optimization) -> dict[str, Any]:
     effects = {effect["metric"]: effect for effect in row["proposal"]["effects"]} if row["proposal"] else {}
     cost, quality = effects.get("cost"), effects.get("quality")
     return row | {
-        "measured": {"guards": _guards(record.measured)},
+        "measured": _measured(desk, record),
         "candidate_percentage": record.candidate_percentage,
         "metrics": {
             "cost_reduction": -cost["change"] / cost["baseline"] if cost and cost["baseline"] else None,
@@ -166,6 +168,16 @@ def shown(desk: OptimizationDesk, record: Optimization) -> dict[str, Any]:
         "plan": to_plain(desk.plan(record)),
         "verbs": list(desk.verbs(record)),
     }
+
+
+def _measured(desk: OptimizationDesk, record: Optimization) -> dict[str, Any]:
+    """The guards as they stand now, while there is a comparison; afterwards as they stood when it ended."""
+    if record.status not in SPLITTING:
+        return {"guards": _guards(record.measured), "needs": None}
+    progress = desk.progress(record)
+    if progress is None:
+        return {"guards": {}, "needs": None}
+    return {"guards": _guards(progress.by_guard()), "needs": to_plain(progress.needs)}
 
 
 def _guards(measured: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,6 +247,10 @@ def _deletion(desk: OptimizationDesk, record: Optimization) -> dict[str, Any]:
 
 def _record(call: Call, desk: OptimizationDesk) -> Optimization:
     record = desk.get(call.request.match_info["optimization_id"])
+    if record is None and not desk.knows_all:
+        raise AdminFault(
+            503, "SERVICE_UNAVAILABLE", "the database was not read since the start; it may know this id"
+        )
     if record is None:
         raise _unknown()
     return record

@@ -13,6 +13,10 @@ from pydantic_core import ErrorDetails
 from proxy.config.problems import Problem, show_path, suggest
 from proxy.control.admin.endpoint import AdminFault, Call
 
+MOST_BYTES: Final = 64 * 1024
+"""Of a body: four times what the largest field may take. What one says is kept, logged and published."""
+MOST_PROBLEMS: Final = 100
+"""Problems that one answer tells; looking for what was meant takes time for each."""
 _SHOWN: Final = 100
 """Characters of a caller's own name for a field that a message repeats."""
 
@@ -34,7 +38,10 @@ async def read_body(call: Call, model: type[ModelT], *, optional: bool = False) 
     Raises:
         AdminFault: 400 with every problem, 408 or 413.
     """
-    if optional and not (await call.body()).strip():
+    given = await call.body()
+    if len(given) > MOST_BYTES:
+        raise AdminFault(413, "INVALID_REQUEST", f"The body is over {MOST_BYTES} bytes.")
+    if optional and not given.strip():
         return model()
     document = await call.document()
     if not isinstance(document, dict):
@@ -61,7 +68,8 @@ def _read(model: type[ModelT], document: Mapping[str, Any]) -> ModelT:
     except ValidationError as refused:
         # What was given is not repeated: it may be a secret that slipped into the wrong field.
         found = refused.errors(include_url=False, include_context=False, include_input=False)
-        raise refusal("The request is not valid.", [_problem(model, error) for error in found]) from refused
+        told = [_problem(model, error) for error in found[:MOST_PROBLEMS]]
+        raise refusal("The request is not valid.", told) from refused
 
 
 def _problem(model: type[BaseModel], error: ErrorDetails) -> Problem:

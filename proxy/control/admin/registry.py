@@ -22,7 +22,7 @@ from proxy.control.admin.endpoint import About, Endpoint, Handler
 _OPTIMIZE: Final = "/api/v1/optimize"
 _ONE: Final = _OPTIMIZE + "/{optimization_id}"
 _AGAIN: Final = ("Idempotency-Key", "If-Match")
-_REFUSALS: Final = (404, 409, 412, 503)
+_REFUSALS: Final = (404, 409, 412, 413, 503)
 
 
 def _command(
@@ -70,7 +70,7 @@ ENDPOINTS: Final = (
             m.CreateRequest,
             success=(201,),
             headers=("Idempotency-Key",),
-            also=(409, 503),
+            also=(409, 413, 503),
         ),
     ),
     Endpoint(
@@ -89,7 +89,9 @@ ENDPOINTS: Final = (
         "DELETE",
         _ONE,
         optimizations.delete,
-        About("Delete an optimization", m.DeletionAnswer, headers=_AGAIN, also=_REFUSALS),
+        About(
+            "Delete an optimization", m.DeletionAnswer, query=m.CommandRequest, headers=_AGAIN, also=_REFUSALS
+        ),
     ),
     _command("deploy", optimizations.deploy, "Deploy the proposal", m.DeployRequest, m.DeploymentAnswer),
     _command("pause", optimizations.pause, "Hold the rollout", m.CommandRequest, m.DeploymentAnswer),

@@ -206,8 +206,8 @@ async def start(tmp_path: Path, faulty: FaultyUpstream) -> AsyncIterator[Start]:
             match = re.search(r"ready on (http://\S+)", line)
             assert match, line + (tmp_path / "stderr.log").read_text()
             product = ServedProduct(process, match[1], state, tmp_path / "stderr.log")
-            undo.push_async_callback(product.admin.http.aclose)
             undo.push_async_callback(_end, product)
+            undo.push_async_callback(product.admin.http.aclose)
             return product
 
         yield run

@@ -704,3 +704,47 @@ async def test_checks_that_are_off_still_end(world):
     world.controller.judge(record.rollout.id, Decision(PASSED))
     await world.quiet()
     assert world.controller.get(record.id).status is Status.DEPLOYED
+
+
+@pytest.mark.parametrize("verb", ["pause", "promote", "rollback", "abort"])
+async def test_a_persons_verb_keeps_what_was_measured_at_that_moment(world, verb):
+    """Not what was measured when an earlier stage passed: in the event, the audit row and the record."""
+    record = await running(world)
+    earlier = [Verdict("error", "pass", 0.001, control=0.01, candidate=0.01)]
+    world.controller.judge(record.rollout.id, Decision(PASSED), earlier)
+    await world.controller.tick()
+    await world.controller.settled()
+    assert world.book.get(record.id).rollout.stage == 1
+    assert world.transitions()[-1]["measured"]["error"]["candidate"] == 0.01
+    world.measured = {"error": {"verdict": "insufficient", "candidate": 0.3}}
+
+    after = await world.controller.command(record.id, verb, actor="ann")
+    await world.controller.settled()
+
+    assert after.measured == world.measured
+    assert world.transitions()[-1]["measured"] == world.measured
+    [row] = [row for row in world.store.rows.values() if row.action == f"optimization.{verb}"]
+    assert row.detail["measured"] == world.measured
+
+
+async def test_what_stops_without_verdicts_keeps_what_was_measured(world):
+    """A worker's hard stop brings none, the guards have them."""
+    record = await running(world)
+    world.measured = {"error": {"verdict": "insufficient", "candidate": 1.0}}
+
+    after = world.controller.stop(record.rollout.id, "hard_stop")
+
+    assert (after.status, after.measured) == (Status.ROLLED_BACK, world.measured)
+
+
+async def test_nothing_is_measured_once_it_is_deployed(world):
+    """Taking a deployed change back is not explained with the verdicts that let it through."""
+    record = await running(world)
+    world.measured = {"error": {"verdict": "pass", "candidate": 0.01}}
+    done = await world.controller.command(record.id, "promote", actor="ann", full=True)
+    assert (done.status, done.measured) == (Status.DEPLOYED, world.measured)
+
+    after = await world.controller.command(record.id, "rollback", actor="ann")
+
+    assert after.measured == {}
+    assert world.transitions()[-1]["measured"] == {}

@@ -193,6 +193,26 @@ def test_counts_of_newer_workers_are_ignored_and_impossible_ones_refused(node):
 
 
 @pytest.mark.parametrize(
+    "counts",
+    [
+        {"resolved": 1, "errors": 2},
+        {"errors": 1},
+        {"resolved": 2, "errors": 1, "invalid": 2},
+        {"resolved": 1, "timed": 1, "slow": 2},
+        {"resolved": 1, "timed": 1, "late": 2},
+        {"rated": 1, "quality": 1.5},
+    ],
+)
+def test_counts_that_cannot_be_are_refused(node, counts):
+    """More events than outcomes would stop every guard of the rollout."""
+    feed = GuardFeed(node.directory, cursor={})
+    node.worker().report(["chat", "ro", 0, "candidate", counts | {"assigned": 9}])
+
+    assert read(feed).observations == [("chat", "ro", 0, "candidate", SideCounts(assigned=9))]
+    assert feed.invalid == 1
+
+
+@pytest.mark.parametrize(
     "data", [{"guards": 3, "stops": None, "routes": {}}, {"stops": [1], "routes": [["r"]]}]
 )
 def test_a_report_of_another_shape_stops_nothing(node, data):

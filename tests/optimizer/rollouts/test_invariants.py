@@ -153,6 +153,8 @@ class Rollouts(RuleBasedStateMachine):
         record = self.pick(which)
         if record is None:
             return
+        # A database that confirms has committed; no order of writes helps against one that does not keep that.
+        answers = answers and commits
 
         async def work():
             store, controller = self.world.store, self.world.controller
@@ -314,7 +316,7 @@ def test_the_invariants_hold():
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_invariants_hold_for_long():
-    run_examples(150, 50)
+    run_examples(80, 50)
 
 
 async def life(world, reached):

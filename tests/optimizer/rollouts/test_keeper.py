@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from optimizer import events
+from optimizer.log.node import source_name
 from optimizer.log.writer import LogWriter, encode
 from optimizer.rollouts.book import Book
 from optimizer.rollouts.keeper import EvaluationKeeper
@@ -114,12 +115,38 @@ def test_a_restart_goes_on_where_it_was_saved(stage):
     assert [j.decision for j in again.judgements()] == [j.decision for j in keeper.judgements()]
 
 
+def test_what_was_missed_is_taken_in_as_it_happened(stage):
+    """After an absence many reports are read at once: as one sum they would be a first block, on which nobody bets."""
+    at_once, one_by_one = stage.keeper(), stage.keeper()
+    for _ in range(60):
+        stage.report(
+            stage.row("control", resolved=18, assigned=18),
+            stage.row("candidate", resolved=2, assigned=2, errors=1),
+        )
+        one_by_one.poll()
+    at_once.poll()
+    assert [j.decision for j in at_once.judgements()] == [j.decision for j in one_by_one.judgements()]
+    assert [j.decision.guard for j in at_once.judgements()] == ["error"]
+
+
+def test_small_reports_are_read_together(stage):
+    """A report of one request tells little by itself; sums of some twenty outcomes cost less and tell more."""
+    keeper = stage.keeper()
+    for number in range(200):
+        side = "candidate" if number % 10 == 0 else "control"
+        stage.report(stage.row(side, resolved=1, assigned=1))
+    keeper.poll()
+    assert totals(keeper) == (180, 20)
+
+
 def test_ratings_count_for_the_side_that_was_decided(stage):
     keeper = stage.keeper()
     assert stage.record.rollout is not None
     for side, value in (("candidate", 0.2), ("control", 0.9), ("candidate", 0.4)):
-        keeper.rated({"rollout": stage.record.rollout.id, "side": side}, "quality", value)
-    keeper.rated({"rollout": stage.record.rollout.id, "side": "candidate"}, "joy", 5.0)
+        keeper.rated(
+            {"rollout": stage.record.rollout.id, "side": side, "started_ms": 100_000}, "quality", value
+        )
+    keeper.rated({"rollout": stage.record.rollout.id, "side": "candidate", "started_ms": 100_000}, "joy", 5.0)
     keeper.rated({"rollout": None, "side": "control"}, "quality", 0.5)
     (judgement,) = keeper.judgements()
     quality = next(verdict for verdict in judgement.verdicts if verdict.guard == "quality")
@@ -169,4 +196,62 @@ def test_a_stage_shorter_than_the_interval_is_looked_at_more_often(stage, settin
     )
     keeper.poll()
     stage.clock.now = 106.0
+    assert [j.decision.kind for j in keeper.judgements()] == ["pass"]
+
+
+def test_ratings_of_requests_of_an_earlier_stage_do_not_count(stage):
+    """They may come days later, and the request may have been served under another share."""
+    assert stage.record.rollout is not None
+    rollout = replace(stage.record.rollout, stage=1, stage_started_at=200.0)
+    stage.book.join(replace(stage.record, revision=9, rollout=rollout))
+    keeper = stage.keeper()
+    for started_ms in (150_000, 199_999, 200_001):
+        decision = {"rollout": rollout.id, "side": "candidate", "started_ms": started_ms}
+        keeper.rated(decision, "quality", 0.5)
+    (judgement,) = keeper.judgements()
+    quality = next(verdict for verdict in judgement.verdicts if verdict.guard == "quality")
+    assert quality.candidate_samples == 1
+
+
+def test_one_look_at_a_long_log_is_short(stage, monkeypatch):
+    """After an hour's absence the event loop must not stand still until all of it was read."""
+    monkeypatch.setattr("optimizer.rollouts.keeper._PASSES", 2)
+    for _ in range(10):
+        stage.report(stage.row("candidate", resolved=1), stage.row("control", resolved=9))
+        for _ in range(8):
+            stage.writer.append(encode("x", events.REQUEST, "/1/worker/1", 1, {"pad": "x" * 60_000}))
+    stage.writer.close()
+    keeper = stage.keeper()
+    keeper.poll()
+    assert not keeper.caught_up
+    while not keeper.caught_up:
+        keeper.poll()
+    assert totals(keeper) == (90, 10)
+
+
+def test_a_part_of_the_log_that_can_not_be_read_is_no_look(stage):
+    keeper = stage.keeper()
+    stage.report(stage.row("candidate", resolved=5))
+    keeper.poll()
+    assert keeper.caught_up
+    broken = stage.directory / source_name(1, 2, "worker") / "00000001.jsonl"
+    broken.mkdir(parents=True)
+    keeper.poll()
+    assert not keeper.caught_up
+    broken.rmdir()
+    keeper.poll()
+    assert keeper.caught_up
+
+
+def test_a_clock_that_was_set_back_does_not_put_the_next_look_off(stage):
+    keeper = stage.keeper()
+    stage.report(
+        stage.row("control", resolved=500, assigned=500), stage.row("candidate", resolved=60, assigned=60)
+    )
+    keeper.poll()
+    stage.clock.now = 90_000.0
+    assert [j.decision.why for j in keeper.judgements()] == ["samples"]
+    stage.clock.now = 100.0 + PLAN.stages[0].duration_s
+    stage.report(stage.row("candidate", resolved=60))
+    keeper.poll()
     assert [j.decision.kind for j in keeper.judgements()] == ["pass"]

@@ -128,6 +128,7 @@ class World:
         self.log_full = False
         self.sync_fails = False
         self.unbuildable: str | None = None
+        self.measured: dict[str, Any] | None = None
         self.log: list[bytes] = []
         self.decoded: list[dict[str, Any]] = []
         self.table: bytes = b"[]"
@@ -169,6 +170,7 @@ class World:
             requests_per_s=lambda route: 10.0,
             reference_ms=lambda route: 800.0,
             outbox=outbox,
+            measured_of=lambda record: self.measured,
         )
         self._publish(False)
 
@@ -215,9 +217,9 @@ class World:
             self.dead = True
             raise Crash
 
-    def _journal(self, type_: str, data: Mapping[str, Any], event_id: str) -> None:
+    def _journal(self, type_: str, data: Mapping[str, Any], event_id: str) -> bool:
         if self.log_full:
-            return
+            return False
         line = orjson.dumps(
             {
                 "id": event_id,
@@ -227,6 +229,7 @@ class World:
             }
         )
         self.write("log", lambda: self.log.append(line))
+        return True
 
     async def _sync(self) -> None:
         await asyncio.sleep(0)

@@ -202,3 +202,10 @@ def test_a_route_that_is_switched_off_stays_as_it_is(kit, strategy):
     situation = kit.situation(two(kit), optimize=False)
     parameters = {"objectives": ["cost"]} if strategy is SEVERAL else {}
     assert kit.ask(strategy, situation, **parameters).reason == "not_applicable"
+
+
+def test_what_is_served_already_is_not_brought_to_traffic(kit):
+    """A candidate that is control itself would take a canary's time to show nothing."""
+    situation = kit.situation(dict.fromkeys(("big/default", "mid/default"), kit.Known()))
+    refused = kit.ask(MANUAL, situation, arms=["big/default", "mid/default"], baseline="big/default")
+    assert refused.reason == "no_improvement"

@@ -5,7 +5,13 @@ import pytest
 
 from optimizer.rollouts.overlays import apply
 from optimizer.rollouts.records import Proposal
-from optimizer.settings import PolicySettings, StrategySettings
+from optimizer.settings import (
+    DeploymentSettings,
+    HealthChecks,
+    PolicySettings,
+    RolloutPlan,
+    StrategySettings,
+)
 from optimizer.strategies.base import NoProposal
 from optimizer.strategies.cost_reduction import CostReduction
 from optimizer.strategies.latency_optimization import LatencyOptimization
@@ -227,6 +233,11 @@ def test_a_target_that_is_met_already_changes_nothing(kit):
     assert isinstance(kit.ask(COST, situation, target=0.5, quality_threshold=0.9), Proposal)
 
 
+def unguarded():
+    """Nobody holds a rollout to the speed of its control."""
+    return DeploymentSettings(plan=RolloutPlan(checks=HealthChecks(enabled=False)))
+
+
 def test_strategies_do_not_undo_each_other_in_turns(kit):
     """Cheap is slow and fast is dear: whoever came first is kept, and the loop comes to rest."""
     known = {
@@ -240,7 +251,9 @@ def test_strategies_do_not_undo_each_other_in_turns(kit):
     )
     made = kit.situation(known)
     both = kit.replace(
-        made.settings, optimization=kit.replace(made.settings.optimization, strategies=running)
+        made.settings,
+        optimization=kit.replace(made.settings.optimization, strategies=running),
+        deployment=unguarded(),
     )
     for first, second in ((0, 1), (1, 0)):
         situation = kit.replace(made, settings=both)
@@ -255,3 +268,58 @@ def test_strategies_do_not_undo_each_other_in_turns(kit):
                 situation = kit.replace(situation, route=apply(made.route, found.candidate))
             else:
                 assert found.reason in ("infeasible", "no_improvement")
+
+
+def test_what_the_latency_guard_would_take_back_is_not_proposed(kit):
+    """The guard compares with the 95th percentile of control; an arm known to be far above it can not pass."""
+    known = {"big/default": kit.Known(), "cheap/default": kit.Known(usd=0.001, seconds=2.0)}
+    situation = kit.situation(known)
+    refused = kit.ask(COST, situation, target=0.4, quality_threshold=0.9)
+    assert refused.reason == "infeasible"
+    assert refused.needed["target_reduction"] < 0.05
+    assert "slower" in refused.explanation
+    free = kit.replace(situation, settings=kit.replace(situation.settings, deployment=unguarded()))
+    assert isinstance(kit.ask(COST, free, target=0.4, quality_threshold=0.9), Proposal)
+
+
+def test_an_arm_that_is_as_fast_as_far_as_one_can_tell_is_proposed(kit):
+    known = {
+        "big/default": kit.Known(),
+        "cheap/default": kit.Known(usd=0.001, seconds=1.02, requests=60.0, ratings=1000.0),
+    }
+    assert isinstance(kit.ask(COST, kit.situation(known), target=0.4, quality_threshold=0.9), Proposal)
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ({"quality_threshold": 0.9}, 0.9),
+        ({"quality_floor": 0.6}, 0.75),  # of the baseline's 0.8
+        ({"quality_threshold": 0.9, "quality_floor": 0.6}, 0.9),
+        ({}, None),
+    ],
+)
+def test_a_proposal_says_what_the_quality_guard_has_to_tolerate(kit, asked, kept):
+    found = kit.ask(COST, kit.situation(three(kit)), target=0.4, **asked)
+    assert found.quality_ratio == (None if kept is None else pytest.approx(kept, abs=0.01))
+
+
+def test_a_target_that_another_strategy_reached_exactly_still_counts_as_reached(kit):
+    """Drift about the 95th percentile must not free cost_reduction to undo the speed that was bought."""
+    known = {
+        "big/default": kit.Known(),
+        "cheap/default": kit.Known(usd=0.001, seconds=2.0),
+        "fast/default": kit.Known(usd=0.008, seconds=0.3),
+    }
+    made = kit.situation(known)
+    running = (StrategySettings("latency_optimization", {"target_p95_ms": 600.0}),)
+    settings = kit.replace(
+        made.settings,
+        optimization=kit.replace(made.settings.optimization, strategies=running),
+        deployment=unguarded(),
+    )
+    fast = kit.ask(LatencyOptimization(), kit.replace(made, settings=settings), target_p95_ms=600)
+    slow = fast.candidate.policy.fixed["big/default"] + 0.003
+    policy = PolicySettings(name="fixed", fixed={"big/default": slow, "fast/default": 1.0 - slow})
+    drifted = kit.replace(made, settings=settings, route=kit.replace(made.route, policy=policy))
+    assert isinstance(kit.ask(COST, drifted, target=0.5), NoProposal)

@@ -105,3 +105,24 @@ def test_a_threshold_needs_ratings(kit):
         kit.ask(SPEED, kit.situation(known), target_p95_ms=500, quality_threshold=0.9).reason
         == "not_enough_data"
     )
+
+
+def test_a_target_that_was_reached_exactly_is_not_chased_when_it_drifts(kit):
+    """The shares were solved to reach the target exactly; the next samples move it to and fro. No rollout for that."""
+    known = two(kit)
+    found = kit.ask(SPEED, kit.situation(known), target_p95_ms=500)
+    policy = found.candidate.policy
+    share = policy.fixed["big/default"]
+    for drift, answer in ((0.0, "no_improvement"), (0.004, "no_improvement"), (0.02, None)):
+        moved = {"big/default": share + drift, "fast/default": 1.0 - share - drift}
+        again = kit.ask(
+            SPEED, kit.situation(known, policy=kit.replace(policy, fixed=moved)), target_p95_ms=500
+        )
+        assert (None if isinstance(again, Proposal) else again.reason) == answer
+
+
+def test_a_faster_arm_may_cost_quality_only_as_far_as_the_guard_is_told(kit):
+    found = kit.ask(SPEED, kit.situation(two(kit)), target_p95_ms=500, quality_threshold=0.9)
+    assert found.quality_ratio == 0.9
+    fastest = kit.ask(SPEED, kit.situation(two(kit)), quality_threshold=0.9)
+    assert fastest.quality_ratio == 0.9

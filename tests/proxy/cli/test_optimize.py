@@ -170,6 +170,51 @@ def test_status_shows_stages_guards_and_what_to_do(script, ask) -> None:
     assert "llm-optimizer optimize promote opt_1 --full" in text
 
 
+@pytest.mark.parametrize(
+    ("needs", "said"),
+    [
+        (
+            {
+                "waits_for": "samples",
+                "time_s": 40.0,
+                "samples": 43.0,
+                "expected_s": 90.0,
+                "pauses_in_s": 600.0,
+            },
+            [
+                "43 more outcomes of the candidate and 40 s more: about 1 min 30 s",
+                "without them it pauses in 10 min",
+            ],
+        ),
+        (
+            {"waits_for": "samples", "time_s": 0.0, "samples": 43.0, "expected_s": None, "pauses_in_s": 60.0},
+            ["there is no traffic now", "without them it pauses in 1 min"],
+        ),
+        (
+            {"waits_for": "margin", "time_s": 0.0, "samples": None, "expected_s": None, "pauses_in_s": 60.0},
+            ["not yet shown", "without them it pauses in 1 min"],
+        ),
+        (
+            {"waits_for": "time", "time_s": 40.0, "samples": 0.0, "expected_s": 40.0, "pauses_in_s": 600.0},
+            ["this stage needs 40 s more: about 40 s"],
+        ),
+        (
+            {"waits_for": "", "time_s": 0.0, "samples": 0.0, "expected_s": 0.0, "pauses_in_s": 600.0},
+            ["has all that it needs"],
+        ),
+    ],
+)
+def test_status_says_what_the_stage_still_needs(script, ask, needs, said) -> None:
+    """In samples and time, at the present traffic."""
+    found = {**needs, "explanation": "not yet shown that it is no worse"}
+    script.on("GET", PATH, at_stage(0, measured={"guards": {}, "needs": found}))
+
+    text = " ".join(ask("optimize", "status", "opt_1").output.split())
+
+    for words in said:
+        assert words in text
+
+
 @pytest.mark.parametrize("form", ["json", "yaml"])
 def test_programs_get_the_answer_as_it_is(script, ask, form) -> None:
     """Nothing more, nothing less."""

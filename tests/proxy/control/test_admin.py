@@ -116,9 +116,14 @@ async def test_unknown_paths_and_methods_are_told_apart_inside(node) -> None:
     """An authorised caller gets 404 and 405 in the one shape."""
     assert (await node.get("/api/v1/optimise"))[0] == 404
     assert (await node.get("/ui"))[0] == 404
-    status, document = await node.post("/api/v1/routes")
+    asked = node.session.post(
+        "http://optimizer/api/v1/routes", headers=node.local(**{"Content-Type": "application/json"})
+    )
+    async with asked as response:
+        document = await response.json()
 
-    assert status == 405
+    assert response.status == 405
+    assert response.headers["Allow"] == "GET, HEAD"
     assert document["error"]["code"] == "METHOD_NOT_ALLOWED"
     assert "GET" in document["error"]["message"]
 

@@ -63,7 +63,9 @@ async def test_what_is_learned_reaches_the_table(node, until) -> None:
 
 
 async def test_the_guard_is_renewed(node, until) -> None:
-    """Workers see that somebody is watching."""
+    """Workers see that somebody is watching, once they have said what there is to be watched."""
+    report = {"worker": 1, "table_version": 1, "routes": [], "guards": [], "stops": []}
+    node.worker.append("s1", "llm_optimizer.worker.stats.v1", report)
     await until(lambda: age_s(node.core.state.guard_file, time.time()) < 2)
 
 

@@ -4,10 +4,12 @@ import asyncio
 import hashlib
 import hmac
 import json
+import re
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -387,3 +389,28 @@ async def test_a_running_node_tells_its_subscribers(
         at = int(headers["x-llm-optimizer-signature"].split(",")[0].removeprefix("t="))
         assert headers["x-llm-optimizer-signature"] == sign("s3cret", body, at=at)
         assert json.loads(body)["data"]["optimization"] == made["id"]
+
+
+def test_the_documented_receiver_knows_what_is_genuine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever copies the code of docs/webhooks.md takes what we sign, and nothing else."""
+    page = (Path(__file__).resolve().parents[3] / "docs" / "webhooks.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    room: dict[str, Any] = {}
+    exec(compile(code, "docs/webhooks.md", "exec"), room)
+    is_genuine, body = room["is_genuine"], b'{"id": "opt_1:2"}'
+    monkeypatch.setattr(room["time"], "time", lambda: 1_795_000_010.0)
+
+    header = sign("whsec", body, at=1_795_000_000)
+
+    assert is_genuine("whsec", header, body)
+    assert not is_genuine("other", header, body)
+    assert not is_genuine("whsec", header, body + b" ")
+    assert not is_genuine("whsec", sign("whsec", body, at=1_794_000_000), body)
+    assert not is_genuine("whsec", "", body)
+
+
+def test_the_page_names_every_event() -> None:
+    """The table of docs/webhooks.md is the list that subscriptions may name."""
+    page = (Path(__file__).resolve().parents[3] / "docs" / "webhooks.md").read_text()
+
+    assert set(re.findall(r"^\| `(optimization\.[a-z_]+)` \|", page, re.MULTILINE)) == set(EVENT_NAMES)

@@ -103,3 +103,25 @@ def test_events_of_other_versions_do_no_harm(fields: dict[str, Any]) -> None:
     """Whatever a field holds, there are sentences and no error."""
     for data in (fields, DRAWN | fields):
         assert all(isinstance(sentence, str) for sentence in explain(data))
+
+
+def test_fixed_shares_are_not_called_learned() -> None:
+    """Where the route does not learn, nothing is said about learning."""
+    said = " ".join(
+        explain(
+            {
+                "route": "chat",
+                "arm": "old",
+                "baseline_arm": "old",
+                "reason": "bandit",
+                "policy": "fixed",
+                "arms": ["old", "new"],
+                "probabilities": [0.7, 0.3],
+                "propensity": 0.7,
+            }
+        )
+    )
+
+    assert "fixed shares" in said
+    assert "had learned" not in said
+    assert "old 70 %, new 30 %" in said

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from typing import Any
 
+import orjson
 import pytest
 
 from optimizer.rollouts.records import Status
@@ -121,6 +122,19 @@ async def test_hostile_bodies_are_refused(node, ask, body) -> None:
     assert node.core.optimizing.book.live() == []
 
 
+def _stages(count: int) -> bytes:
+    rows = [{"percentage": 99 * (row + 1) / count, "duration_sec": 1} for row in range(count)]
+    return orjson.dumps({"canary": {"stages": rows}})
+
+
+async def test_no_answer_tells_more_problems_than_somebody_reads(node, ask) -> None:
+    """And none are looked into that nobody is told of."""
+    status, document, _ = await ask(node, "POST", BASE, {f"nam{row}": 1 for row in range(3000)})
+
+    assert status == 400
+    assert len(document["error"]["details"]["problems"]) == 100
+
+
 async def test_hostile_commands_are_refused(node, ask, made) -> None:
     """Each with its status; the record stays as it is."""
     record = await made(node)
@@ -132,6 +146,8 @@ async def test_hostile_commands_are_refused(node, ask, made) -> None:
         ("deploy", b'{"canary":{"stages":[{"percentage":5}]}}', {}, 400),
         ("deploy", b'{"canary":{"stages":[{"percentage":5,"duration_sec":-1}]}}', {}, 400),
         ("deploy", b'{"canary":[]}', {}, 400),
+        ("deploy", _stages(101), {}, 400),
+        ("deploy", b" " * 70_000, {}, 413),
         ("promote", b'{"full":1}', {}, 400),
         ("rollback", b'{"reason":5}', {}, 400),
         ("rollback", b'{"reason":"a\\nb"}', {}, 400),
@@ -151,8 +167,9 @@ async def test_hostile_commands_are_refused(node, ask, made) -> None:
     assert (await ask(node, "GET", path))[1] == record
 
 
-async def test_unknown_ids_are_404(node, ask) -> None:
-    """Every verb, whatever the id looks like."""
+async def test_unknown_ids_are_404(node, ask, until) -> None:
+    """Every verb, whatever the id looks like; as soon as the database was asked."""
+    await until(lambda: node.core.optimizing.controller.knows_all)
     for id_ in ("opt_0000000000000000", "%00", "..%2f..", "x" * 3000):
         assert (await ask(node, "GET", f"{BASE}/{id_}"))[0] == 404
         assert (await ask(node, "DELETE", f"{BASE}/{id_}"))[0] == 404
@@ -442,3 +459,102 @@ async def test_a_broken_database_stops_giving_and_nothing_else(run_node, config_
     assert took < 0.45
     assert (again[0], again[1]) == (200, back[1])
     assert (audit[0], audit[1]["error"]["code"]) == (503, "SERVICE_UNAVAILABLE")
+
+
+async def test_a_running_one_shows_what_the_guards_say_now(node, ask, made, until, as_described) -> None:
+    """Not what they said at the last transition; with what the stage still needs, and no 304 in between."""
+    id_ = (await made(node))["id"]
+    plan = {"canary": {"stages": [{"percentage": 20, "duration_sec": 600, "min_samples": 50}]}}
+    status, deployed, _ = await ask(node, "POST", f"{BASE}/{id_}/deploy", plan)
+    assert status == 200, deployed
+    counts = {"assigned": 7, "resolved": 7, "errors": 1}
+    row = ["chat", deployed["deployment_id"], 0, "candidate", counts]
+    data = {"worker": 1, "table_version": 1, "routes": [], "guards": [row], "stops": []}
+    node.worker.append("stats-1", "llm_optimizer.worker.stats.v1", data)
+
+    async def counted() -> bool:
+        seen = (await ask(node, "GET", f"{BASE}/{id_}"))[1]["measured"]["guards"]
+        return bool(seen["error"]["samples"] == 7)
+
+    await until(counted)
+    status, shown, _ = await ask(node, "GET", f"{BASE}/{id_}", If_None_Match=f'"{deployed["revision"]}"')
+    _, paused, _ = await ask(node, "POST", f"{BASE}/{id_}/pause", {"reason": "lunch"})
+    _, audit, _ = await ask(node, "GET", f"/api/v1/audit?target={id_}&action=optimization.pause")
+
+    assert (status, shown["revision"]) == (200, deployed["revision"])
+    assert shown["measured"]["guards"]["error"]["candidate"] == pytest.approx(1 / 7)
+    needs = shown["measured"]["needs"]
+    assert (needs["waits_for"], needs["samples"]) == ("samples", 43)
+    assert 500 < needs["time_s"] <= 600
+    assert needs["pauses_in_s"] > needs["time_s"]
+    assert paused["measured"]["needs"]["waits_for"] == "person"
+    [row] = audit["audit"]
+    assert row["detail"]["measured"]["error"]["candidate_samples"] == 7
+    as_described("GET", ONE, shown)
+
+
+async def test_a_deletion_may_say_why(node, ask, made) -> None:
+    """In the query, because a DELETE has no body that everybody passes on; a misspelt name is refused."""
+    id_ = (await made(node))["id"]
+
+    status, document, _ = await ask(node, "DELETE", f"{BASE}/{id_}?reson=tidy")
+    assert (status, set(_problems(document))) == (400, {"reson"})
+    status, gone, _ = await ask(node, "DELETE", f"{BASE}/{id_}?reason=no%20longer%20wanted")
+    _, audit, _ = await ask(node, "GET", f"/api/v1/audit?target={id_}&action=optimization.delete")
+
+    assert (status, gone["explanation"]) == (200, "no longer wanted")
+    assert audit["audit"][0]["detail"]["explanation"] == "no longer wanted"
+
+
+GUIDE = """
+server: {host: 0.0.0.0, port: 8080, timeout_ms: 30000}
+database: {url: postgresql://localhost:9/optimizer, max_connections: 20, timeout_sec: 5}
+redis: {url: redis://localhost:9, max_connections: 10}
+kafka: {brokers: [localhost:9], topic: llm-feedback, group_id: optimizer-group}
+optimization: {enabled: true, interval_sec: 300, strategies: [model_selection, prompt_optimization, cost_reduction]}
+"""
+
+
+async def test_the_guides_basic_configuration_works_without_its_servers(run_node, config_path, ask) -> None:
+    """No route, no database, no Kafka, no Redis: what is asked for is kept, shown, and can be taken back."""
+    config_path.write_text(GUIDE)
+    wish = {"name": "Cost", "strategy": "cost_reduction", "parameters": {"target_reduction": "0.40"}}
+    async with run_node() as node:
+        status, made, _ = await ask(node, "POST", BASE, wish, Idempotency_Key="k-1")
+        again = await ask(node, "POST", BASE, wish, Idempotency_Key="k-1")
+        path = f"{BASE}/{made['id']}"
+        asked = await ask(node, "POST", f"{path}/deploy", {})
+        listed = await ask(node, "GET", BASE)
+        back = await ask(node, "POST", f"{path}/rollback", {"reason": "never mind"})
+        retried = await ask(node, "POST", f"{path}/retry", {})
+
+    assert (status, made["status"], made["reason"], made["route"]) == (201, "collecting", "no_route", "auto")
+    assert again[:2] == (201, made)
+    assert (asked[0], asked[1]["auto_deploy"]) == (202, True)
+    assert listed[1]["total"] == 1
+    assert (back[0], back[1]["status"]) == (200, "rolled_back")
+    assert (retried[0], retried[1]["status"]) == (200, "collecting")
+
+
+async def test_a_new_configuration_is_looked_at_at_once(run_node, config_path, ask, until) -> None:
+    """Not after the old interval, which may be hours: the route that an optimization waited for is there now."""
+    config_path.write_text("optimization: {enabled: true, interval_sec: 86400, strategies: []}\n")
+    async with run_node() as node:
+        _, made, _ = await ask(
+            node, "POST", BASE, {"name": "Cost", "strategy": "cost_reduction", "route": "auto"}
+        )
+        assert made["reason"] == "no_route"
+        config_path.write_text(
+            'upstreams: {sim: {base_url: "http://127.0.0.1:9/v1"}}\n'
+            "models:\n"
+            "  small: {upstream: sim, model: small, price: {input: 1, output: 4}}\n"
+            "  large: {upstream: sim, model: large, price: {input: 10, output: 40}}\n"
+            "routes: {auto: {arms: [small, large], baseline: large}}\n"
+            "optimization: {enabled: true, interval_sec: 86400, strategies: []}\n"
+        )
+        await ask(node, "POST", "/api/v1/config/reload")
+
+        async def looked_again() -> bool:
+            return bool((await ask(node, "GET", f"{BASE}/{made['id']}"))[1]["reason"] == "not_enough_data")
+
+        await until(looked_again)
