@@ -107,7 +107,7 @@ async def test_a_killed_worker_loses_nothing_but_its_own_requests(start, faulty)
 async def test_without_its_database_a_rollout_stays_guarded(start, faulty, postgres, how):
     """A person can't promote, anybody can take traffic back at once, and afterwards the database knows everything."""
     url = postgres.url(postgres.create())
-    product = await start(more=f'database: {{url: "{url}", timeout_sec: 1}}')
+    product = await start(more=f'database: {{url: "{url}", timeout_sec: 3}}')
     admin = product.admin
     async with Crowd(product.url).asking() as crowd:
         id_ = await admin.create(LONG)
@@ -143,7 +143,7 @@ async def test_a_product_that_starts_without_its_database_goes_on_with_what_was_
     start, faulty, postgres
 ):
     url = postgres.url(postgres.create())
-    more = f'database: {{url: "{url}", timeout_sec: 1}}'
+    more = f'database: {{url: "{url}", timeout_sec: 3}}'
     product = await start(more=more)
     admin = product.admin
     id_ = await admin.create(None)
