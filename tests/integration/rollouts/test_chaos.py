@@ -122,7 +122,7 @@ async def test_without_its_database_a_rollout_stays_guarded(start, faulty, postg
             rolled = await admin.post(f"/api/v1/optimize/{id_}/rollback", {"reason": "the database is away"})
             took = time.monotonic() - before
             assert rolled["status"] == "rolled_back"
-            assert took < 0.5, "taking traffic waits for no database"
+            assert took < 1.5, "taking traffic waits for no database"
             since = time.monotonic() + 0.5
             await until_asked(crowd, "control", crowd.sides()["control"] + 150)
             assert crowd.sides(since)["candidate"] == 0
