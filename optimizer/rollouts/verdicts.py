@@ -13,8 +13,8 @@ from optimizer.settings import HealthChecks
 
 FALSE_ROLLBACK: Final = 0.01
 """Greatest chance to roll back a candidate without fault, over all guards and stages, however often one looks."""
-FALSE_PROMOTION: Final = 0.05
-"""Greatest chance to promote a candidate that is worse by the non-inferiority margin."""
+FALSE_PROMOTION: Final = 0.04
+"""Greatest chance to promote a candidate that is worse by the non-inferiority margin. The promise is 5 %."""
 FALSE_MISMATCH: Final = 0.001
 """Greatest chance to pause a rollout for a sample ratio that is right."""
 
