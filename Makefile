@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 SOURCES := proxy optimizer policies tests loadtests
+# Half of the tests wait for processes; a file stays together, because its tests share them.
+PARALLEL := -n 3 --dist loadfile
 
 .PHONY: help
 help: ## Show this text
@@ -60,11 +62,11 @@ format: $(VENV)/.dev ## Format the sources and apply safe fixes
 
 .PHONY: check
 check: lint ## The fast part of the tests (< 2 minutes)
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow"
 
 .PHONY: test
 test: system lint ## Everything: format, lint, types, import contracts, all tests (< 15 minutes)
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q $(PARALLEL)
 
 .PHONY: figures
 figures: $(VENV)/.dev ## Measure every number of loadtests/RESULTS.md again (resumable; see loadtests/README.md)
