@@ -105,15 +105,15 @@ class Rollout:
     def stops(self) -> list[list[str]]:
         return [stop for report in self.reports() for stop in report["stops"]]
 
-    async def counted(self, resolved: int) -> dict[tuple[int, str], SideCounts]:
-        """What the feed got by (stage, side), once ``resolved`` requests are in it."""
+    async def counted(self, ended: int) -> dict[tuple[int, str], SideCounts]:
+        """What the feed got by (stage, side), once ``ended`` requests are in it, those that were rejected too."""
         total: dict[tuple[int, str], SideCounts] = {}
 
         def arrived() -> bool:
             for route, rollout, stage, side, counts in self.feed.poll().observations:
                 assert (route, rollout[:3]) == ("chat", "ro-")
                 total[stage, side] = total.get((stage, side), SideCounts()) + counts
-            return sum(counts.resolved for counts in total.values()) >= resolved
+            return sum(counts.resolved + counts.rejected for counts in total.values()) >= ended
 
         await until(arrived)
         return total
@@ -145,7 +145,7 @@ async def test_what_the_guards_are_told_is_what_happened(rollout):
     rollout.fail("a", "b", status=400)
     await rollout.ask(6)
     await rollout.ask(5, headers={"x-llm-optimizer-pin": "b"})
-    total = await rollout.counted(31)
+    total = await rollout.counted(37)
 
     for side in ("control", "candidate"):
         seen = [e for e in rollout.events() if e["side"] == side and e["reason"] != "pinned"]
