@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 SOURCES := proxy optimizer policies tests loadtests
 # Half of the tests wait for processes; a file stays together, because its tests share them.
-PARALLEL := -n 3 --dist loadfile
+PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help
 help: ## Show this text

@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.rollouts.conftest import Crowd, until_asked
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 LONG = [{"percentage": 30, "duration_sec": 600}, {"percentage": 60, "duration_sec": 600}, {"percentage": 100}]
 LEASE = "deployment: {guard_lease_sec: 2}"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.rollouts.conftest import Admin, Crowd, until_asked
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 QUICK = [
     {"percentage": 20, "duration_sec": 1, "min_samples": 20},

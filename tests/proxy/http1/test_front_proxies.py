@@ -96,6 +96,7 @@ HAPROXY = """
 defaults
   mode http
   timeout connect 2s
+  timeout queue 10s
   timeout client 5s
   timeout server 5s
   option http-keep-alive
