@@ -119,9 +119,9 @@ async def _fail(http: httpx.AsyncClient, upstream: Upstream, state: Path, seed: 
     statuses: Counter[int] = Counter()
     callers = [asyncio.create_task(_call(http, stop, statuses)) for _ in range(CALLERS)]
     body = {"name": "to new", "strategy": "manual", "route": "chat", "parameters": _CHANGE}
-    made = (await http.post("/api/v1/optimize", json=body)).raise_for_status().json()
+    made = await _order(http, "/api/v1/optimize", body)
     path = f"/api/v1/optimize/{made['id']}"
-    (await http.post(f"{path}/deploy", json={"canary": {"stages": _STAGES}})).raise_for_status()
+    await _order(http, f"{path}/deploy", {"canary": {"stages": _STAGES}})
     watching = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "proxy.cli", "optimize", "status", made["id"], "--watch", "--state-dir", str(state),
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
@@ -147,6 +147,16 @@ async def _fail(http: httpx.AsyncClient, upstream: Upstream, state: Path, seed: 
         "requests": float(statuses.total()),
         "callers that saw an error": float(statuses.total() - statuses[200]),
     }
+
+
+async def _order(http: httpx.AsyncClient, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A command, asked again while the product is still starting: workers serve before the admin surface does."""
+    for _ in range(100):
+        reply = await http.post(path, json=body)
+        if reply.status_code != 503:
+            break
+        await asyncio.sleep(0.1)
+    return dict(reply.raise_for_status().json())
 
 
 async def _call(http: httpx.AsyncClient, stop: asyncio.Event, statuses: Counter[int]) -> None:

@@ -1,6 +1,6 @@
 """Runs one target on mutated inputs; what shows something new joins the corpus, what breaks is kept.
 
-A run is bounded in executions or seconds. An input that takes more than a second of this process's own time is a hang.
+A run is bounded in executions or seconds. An input that takes more than ``HANG_S`` of this process's own time hangs.
 """
 
 import logging
@@ -139,7 +139,7 @@ def _watchdog() -> Iterator[None]:
     """Raises ``Hang`` in whatever runs when the process's own time is over; the wall clock belongs to others too."""
 
     def bite(number: int, frame: FrameType | None) -> None:
-        raise Hang("more than seconds of CPU time")
+        raise Hang(f"more than {HANG_S:g} s of CPU time")
 
     before = signal.signal(signal.SIGVTALRM, bite)
     logging.disable()  # damaged files are reported, each time
