@@ -72,7 +72,7 @@ def arm_report(
 ) -> tuple[ArmReport, ...]:
     """Reports of one route. ``custom`` maps a custom metric to whether more of it is better."""
     params = params_of(route)
-    shares = _shares(published)
+    shares = published.control.shares if published is not None else {}
     directions = {QUALITY: True, **dict.fromkeys(sorted(LOG_METRICS), False), **(custom or {})}
     estimates = {
         metric: _estimates(metric, posterior_of(metric, evidence, params, maximize=maximize), evidence)
@@ -106,13 +106,6 @@ def _custom(settings: Settings, route: RouteSettings) -> dict[str, bool]:
     directions = {metric.name: metric.maximize for metric in settings.custom_metrics}
     directions.update({goal.metric: goal.maximize for goal in route.objectives})
     return {name: up for name, up in directions.items() if name != QUALITY and name not in LOG_METRICS}
-
-
-def _shares(published: Route | None) -> dict[str, float]:
-    if published is None:
-        return {}
-    side = published.control
-    return {arm.id: share for arm, share in zip(side.arms, side.selector.probabilities, strict=True)}
 
 
 def _estimates(

@@ -173,6 +173,11 @@ class Side:
     selector: Selector
     baseline: str
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Probability by arm id."""
+        return {arm.id: share for arm, share in zip(self.arms, self.selector.probabilities, strict=True)}
+
 
 @dataclass(frozen=True, slots=True)
 class Sticky:

@@ -219,3 +219,7 @@ class Settings:
     deployment: DeploymentSettings = field(default_factory=DeploymentSettings)
     webhooks: tuple[WebhookSettings, ...] = ()
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
+
+    def route(self, name: str) -> RouteSettings | None:
+        """The route of that name, None without one."""
+        return next((route for route in self.routes if route.name == name), None)

@@ -72,11 +72,12 @@ class Strategist:
             for strategy, route in _wanted(settings):
                 self._ensure(strategy, route)
         for record in self._book.live():
-            if record.status in _UNDECIDED:
-                await self.look_at(record)
+            await self.look_at(record)
 
-    async def look_at(self, record: Optimization) -> None:
-        """Ask the strategy of one optimization that has not reached traffic, and settle its answer."""
+    async def look_at(self, record: Optimization) -> Optimization:
+        """Ask the strategy of one optimization that has not reached traffic, and settle its answer; the record then."""
+        if record.status not in _UNDECIDED:
+            return record
         answer = await self.ask(record)
         if record.origin == LOOP and not isinstance(answer, NoProposal):
             before = self._controller.blocked(record.route, answer.candidate, self._settings().config_hash)
@@ -87,17 +88,20 @@ class Strategist:
         elif isinstance(answer, NoProposal) and answer.reason == NOT_ENOUGH_DATA:
             answer = replace(answer, explanation=f"{answer.explanation}{_still_needed(answer)}")
         try:
-            self._controller.settle(record.id, answer)
+            return self._controller.settle(record.id, answer)
         except (Conflict, NotFound) as error:
             # Somebody was quicker; the next round sees what became of it.
             _log.debug("%s was not settled: %s", record.id, error)
+            return self._book.get(record.id) or record
 
     async def ask(self, record: Optimization) -> Proposal | NoProposal:
         """What the strategy of ``record`` answers now: a proposal, or why none."""
         situation = self.situation(record.route)
         strategy = STRATEGIES.get(record.strategy)
         if situation is None:
-            return NoProposal(NO_ROUTE, f"There is no route {record.route!r} in the configuration yet.")
+            return NoProposal(
+                NO_ROUTE, f"There is no route {record.route!r} yet; it is looked for again and again."
+            )
         if strategy is None:
             return NoProposal(NOT_APPLICABLE, f"This version does not know the strategy {record.strategy!r}.")
         parameters, problems = strategy.check(record.parameters, situation.settings, situation.file)
@@ -116,7 +120,7 @@ class Strategist:
     def situation(self, route: str) -> Situation | None:
         """All that a strategy may look at; None without such a route."""
         settings, now = self._settings(), self._now()
-        file = _route(settings, route)
+        file = settings.route(route)
         if file is None:
             return None
         overlay = self.overlay(route)
@@ -173,7 +177,3 @@ def _wanted(settings: Settings) -> Iterator[tuple[StrategySettings, RouteSetting
         for route in choosing:
             if not strategy.routes or route.name in strategy.routes:
                 yield strategy, route
-
-
-def _route(settings: Settings, name: str) -> RouteSettings | None:
-    return next((route for route in settings.routes if route.name == name), None)

@@ -244,7 +244,7 @@ class Controller:
         if not 0 < len(name) <= MAX_NAME or not name.isprintable():
             raise Refused("name", f"must have 1 to {MAX_NAME} printable characters, it has {len(name)}")
         settings = self._settings()
-        if settings.routes and not any(known.name == route for known in settings.routes):
+        if settings.routes and settings.route(route) is None:
             raise Refused("route", f"there is no route {route!r}")
         if self.book.is_full:
             raise Conflict("too many optimizations are live; roll back or delete some")

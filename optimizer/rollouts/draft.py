@@ -8,7 +8,7 @@ from optimizer.rollouts import machine
 from optimizer.rollouts.book import Book
 from optimizer.rollouts.evaluation import expected_stage_s
 from optimizer.rollouts.faults import Conflict
-from optimizer.rollouts.fitting import ill_fitting, route_of
+from optimizer.rollouts.fitting import ill_fitting
 from optimizer.rollouts.machine import Change, Direction, NotAllowed
 from optimizer.rollouts.overlays import digests, named
 from optimizer.rollouts.records import SPLITTING, Optimization, Proposal, Rollout, Status
@@ -115,7 +115,7 @@ class Drafts:
         """
         rollout = None
         if order.begins:
-            route = route_of(self._settings(), record.route)
+            route = self._settings().route(record.route)
             if route is None or record.proposal is None:
                 raise Conflict(f"there is no route {record.route!r} any more, or no proposal", record)
             base = digests(route, named(record.proposal.candidate))

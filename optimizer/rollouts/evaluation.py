@@ -151,34 +151,21 @@ class Evaluation:
             "rating": None if self._rating is None else self._rating.snapshot(),
         }
 
-    @classmethod
-    def restore(
-        cls,
-        plan: RolloutPlan,
-        stage: int,
-        fraction: float,
-        data: Mapping[str, Any],
-        *,
-        stages: int,
-        sticky: bool = False,
-        times: bool = True,
-    ) -> "Evaluation":
-        """The evidence as it was saved.
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Take up the evidence as it was saved, in the place of none.
 
         Raises:
             KeyError, TypeError, ValueError: If ``data`` is no snapshot.
         """
-        made = cls(plan, stage, fraction, stages=stages, sticky=sticky, times=times)
         totals = data["totals"]
-        made.totals = Observation(SideCounts(**totals["control"]), SideCounts(**totals["candidate"]))
-        for name in made._tests:
+        self.totals = Observation(SideCounts(**totals["control"]), SideCounts(**totals["candidate"]))
+        for name in self._tests:
             if name in data["tests"]:
-                made._tests[name] = TwoSample.restore(data["tests"][name])
-        made._mismatch = float(data["mismatch"])
-        if made._success is not None and made._rating is not None and data["success"] is not None:
-            made._success = ShareMargin.restore(made._success.margin, data["success"])
-            made._rating = MeanMargin.restore(made._rating.margin, data["rating"])
-        return made
+                self._tests[name] = TwoSample.restore(data["tests"][name])
+        self._mismatch = float(data["mismatch"])
+        if self._success is not None and self._rating is not None and data["success"] is not None:
+            self._success = ShareMargin.restore(self._success.margin, data["success"])
+            self._rating = MeanMargin.restore(self._rating.margin, data["rating"])
 
     def _trouble(self, verdicts: tuple[Verdict, ...]) -> Decision | None:
         failed = [

@@ -8,12 +8,13 @@ from optimizer.rollouts.overlays import (
     ROUTE_VANISHED,
     apply,
     effective,
+    layer,
     named,
     obstacle,
     stacked,
 )
 from optimizer.rollouts.records import SPLITTING, Candidate, Optimization, Status
-from optimizer.settings import PolicySettings, RouteSettings, Settings
+from optimizer.settings import PolicySettings, Settings
 
 KEPT_COVERED: Final = 4
 
@@ -21,14 +22,9 @@ SAME_SHARES: Final = 0.1
 """Two mixtures are one change when less than this share of traffic would go elsewhere."""
 
 
-def route_of(settings: Settings, name: str) -> RouteSettings | None:
-    """The file's route, None without one."""
-    return next((route for route in settings.routes if route.name == name), None)
-
-
 def unfit(record: Optimization, settings: Settings) -> str | None:
     """Why the file no longer allows ``record``: a stable word, None while it does."""
-    route = route_of(settings, record.route)
+    route = settings.route(record.route)
     if route is None:
         # Without any route there is nothing to tell which one was meant; the first that comes will.
         waits = not settings.routes and record.status is Status.COLLECTING
@@ -46,7 +42,7 @@ def unfit(record: Optimization, settings: Settings) -> str | None:
 
 def ill_fitting(record: Optimization, others: Iterable[Optimization], settings: Settings) -> str | None:
     """Why ``record`` can not lie upon what ``others`` make of its route; a sentence, None when it can."""
-    route = route_of(settings, record.route)
+    route = settings.route(record.route)
     if route is None or record.proposal is None:
         return f"there is no route {record.route!r} any more" if route is None else "there is no proposal"
     below = [other for other in others if other.id != record.id]
@@ -73,7 +69,7 @@ def covered(records: Iterable[Optimization], *, keep: int = KEPT_COVERED) -> lis
     deployed = [
         record for record in records if record.status is Status.DEPLOYED and record.proposal is not None
     ]
-    for record in sorted(deployed, key=lambda record: (record.deployed_at or 0.0, record.id), reverse=True):
+    for record in sorted(deployed, key=layer, reverse=True):
         assert record.proposal is not None
         fields = frozenset(named(record.proposal.candidate))
         newer = above.setdefault(record.route, [])

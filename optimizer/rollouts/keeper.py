@@ -23,7 +23,7 @@ from optimizer.rollouts.feed import GuardFeed, Seen
 from optimizer.rollouts.guards import Observation, SideCounts
 from optimizer.rollouts.machine import is_all_at_once
 from optimizer.rollouts.progress import Progress, progress_of
-from optimizer.rollouts.records import SPLITTING, Optimization
+from optimizer.rollouts.records import SPLITTING, Optimization, Rollout
 from optimizer.rollouts.traffic import Rates
 from optimizer.rollouts.verdicts import PASSED, Decision, Verdict
 from optimizer.routing import CANDIDATE, CONTROL
@@ -116,16 +116,9 @@ class EvaluationKeeper:
         for rollout, stage, raw in saved["evaluations"]:
             record = by_rollout.get(rollout)
             if record is not None and record.rollout is not None and record.rollout.stage == stage:
-                plan, fraction = record.rollout.plan, record.rollout.percentage / 100.0
-                self._evaluations[rollout, stage] = Evaluation.restore(
-                    plan,
-                    stage,
-                    fraction,
-                    raw,
-                    stages=_comparing(plan),
-                    sticky=self._is_sticky(record.route),
-                    times=record.rollout.reference_ms is not None,
-                )
+                evaluation = self._begin(record, record.rollout)
+                evaluation.restore(raw)
+                self._evaluations[rollout, stage] = evaluation
         self._checked = {
             (rollout, stage): at
             for rollout, stage, at in saved["checked"]
@@ -271,15 +264,18 @@ class EvaluationKeeper:
         key = (rollout.id, rollout.stage)
         found = self._evaluations.get(key)
         if found is None:
-            found = self._evaluations[key] = Evaluation(
-                rollout.plan,
-                rollout.stage,
-                rollout.percentage / 100.0,
-                stages=_comparing(rollout.plan),
-                sticky=self._is_sticky(record.route),
-                times=rollout.reference_ms is not None,
-            )
+            found = self._evaluations[key] = self._begin(record, rollout)
         return found
+
+    def _begin(self, record: Optimization, rollout: Rollout) -> Evaluation:
+        return Evaluation(
+            rollout.plan,
+            rollout.stage,
+            rollout.percentage / 100.0,
+            stages=_comparing(rollout.plan),
+            sticky=self._is_sticky(record.route),
+            times=rollout.reference_ms is not None,
+        )
 
     def _forget(self, splitting: Mapping[str, Optimization]) -> None:
         present = {

@@ -77,7 +77,7 @@ def obstacle(record: Optimization, settings: Settings) -> str | None:
     """Why the file no longer allows the overlay of ``record``: a stable word, None while it does."""
     if record.proposal is None or record.rollout is None:
         return None
-    route = next((route for route in settings.routes if route.name == record.route), None)
+    route = settings.route(record.route)
     if route is None:
         return ROUTE_VANISHED
     candidate = record.proposal.candidate
@@ -90,13 +90,18 @@ def obstacle(record: Optimization, settings: Settings) -> str | None:
     return None
 
 
+def layer(record: Optimization) -> tuple[float, str]:
+    """Sort key of deployed overlays: the order in which they lie upon each other."""
+    return record.deployed_at or 0.0, record.id
+
+
 def stacked(route: RouteSettings, records: Iterable[Optimization]) -> RouteSettings:
     """The route under every deployed overlay, the newest last; one that does not fit is left out."""
     deployed = [
         record for record in records if record.route == route.name and record.status is Status.DEPLOYED
     ]
     file = route
-    for record in sorted(deployed, key=lambda record: (record.deployed_at or 0.0, record.id)):
+    for record in sorted(deployed, key=layer):
         if record.proposal is not None:
             try:
                 route = apply(route, record.proposal.candidate, file=file)

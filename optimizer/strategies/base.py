@@ -245,11 +245,12 @@ def unknown_names(path: str, kind: str, names: Sequence[str], known: Sequence[st
     ]
 
 
-def with_quality_ratio(values: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Fill in the quality threshold that holds for every strategy."""
-    if values.get("quality_threshold") is None:
+def read_keeping(parameters: Mapping[str, Any], known: Sequence[Parameter], settings: Settings) -> Checked:
+    """``read`` for strategies that keep quality: the threshold that holds for all stands in for their own."""
+    values, problems = read(parameters, known)
+    if values["quality_threshold"] is None:
         values["quality_threshold"] = settings.optimization.quality_ratio
-    return values
+    return values, problems
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> str:

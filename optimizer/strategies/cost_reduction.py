@@ -25,8 +25,7 @@ from optimizer.strategies.base import (
     NoProposal,
     Parameter,
     Situation,
-    read,
-    with_quality_ratio,
+    read_keeping,
 )
 from optimizer.strategies.figures import ENOUGH, WIDTH, Belief, Figures
 from optimizer.strategies.keeping import MATERIAL, Keeping, affordable
@@ -59,8 +58,7 @@ class CostReduction:
         self, parameters: Mapping[str, Any], settings: Settings, route: RouteSettings | None
     ) -> Checked:
         """See ``base.Strategy``."""
-        values, problems = read(parameters, self.parameters)
-        return with_quality_ratio(values, settings), problems
+        return read_keeping(parameters, self.parameters, settings)
 
     def propose(self, situation: Situation, parameters: Mapping[str, Any]) -> Proposal | NoProposal:
         """See ``base.Strategy``."""

@@ -26,8 +26,7 @@ from optimizer.strategies.base import (
     NoProposal,
     Parameter,
     Situation,
-    read,
-    with_quality_ratio,
+    read_keeping,
 )
 from optimizer.strategies.figures import ENOUGH, MOST_SLOW, WIDTH, Belief, Figures, slower
 from optimizer.strategies.keeping import HARDLY_LATE, MATERIAL, Keeping, on_time
@@ -62,8 +61,7 @@ class LatencyOptimization:
         self, parameters: Mapping[str, Any], settings: Settings, route: RouteSettings | None
     ) -> Checked:
         """See ``base.Strategy``."""
-        values, problems = read(parameters, self.parameters)
-        return with_quality_ratio(values, settings), problems
+        return read_keeping(parameters, self.parameters, settings)
 
     def propose(self, situation: Situation, parameters: Mapping[str, Any]) -> Proposal | NoProposal:
         """See ``base.Strategy``."""

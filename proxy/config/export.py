@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from optimizer.rollouts.overlays import effective, obstacle
+from optimizer.rollouts.overlays import effective, layer, obstacle
 from optimizer.rollouts.records import OVERLAYING, Optimization, Status
 from proxy.config.document import Span
 from proxy.config.effective import effective_document
@@ -54,7 +54,7 @@ def effective_yaml(loaded: Loaded, overlays: Sequence[Optimization] = ()) -> str
 
 def _mentioned(overlays: Sequence[Optimization], loaded: Loaded) -> Iterator[str]:
     """A comment per optimization that changes a route or is about to."""
-    for record in sorted(overlays, key=lambda record: (record.route, record.deployed_at or 0.0, record.id)):
+    for record in sorted(overlays, key=lambda record: (record.route, *layer(record))):
         if record.status not in OVERLAYING or obstacle(record, loaded.settings) is not None:
             continue
         where = f"# Route {record.route}: optimization {record.id} ({_on_one_line(record.name)}) "

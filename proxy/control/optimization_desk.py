@@ -4,31 +4,25 @@ The desk decides nothing about traffic. It knows what a request may mean, so tha
 meant, and every problem of a request is told at once.
 """
 
-import asyncio
-import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from optimizer.rollouts.audit import AuditFilter, AuditRow
 from optimizer.rollouts.book import Book
 from optimizer.rollouts.controller import Controller
-from optimizer.rollouts.faults import Conflict
 from optimizer.rollouts.machine import verbs_for
+from optimizer.rollouts.overlays import layer
 from optimizer.rollouts.progress import Progress
 from optimizer.rollouts.records import SPLITTING, Optimization, Status
-from optimizer.settings import RolloutPlan, RouteSettings, Settings
-from optimizer.strategies.base import NoProposal, Situation, Strategy, describe
+from optimizer.settings import RolloutPlan, Settings
+from optimizer.strategies.base import Strategy, describe
 from proxy.config.problems import Problem, suggest
 from proxy.control.answers import Answers, AnswerStore
-from proxy.logs import LOGGER_NAME
 
 AUTO: Final = "auto"
-NO_ROUTE: Final = "no_route"
 
 _UNDECIDED: Final = frozenset((Status.COLLECTING, Status.PROPOSED))
-
-_log = logging.getLogger(LOGGER_NAME)
 
 
 class DeskStore(AnswerStore, Protocol):
@@ -68,7 +62,7 @@ class OptimizationDesk:
         book: Which optimizations there are.
         strategies: By name.
         settings: The configuration in use.
-        situation: What a strategy may look at, by route; None without such a route.
+        look_at: Asks the strategy of an optimization that has not reached traffic; the record as it is then.
         store: The database.
         progress: How far the stage of a running or paused rollout is.
     """
@@ -80,7 +74,7 @@ class OptimizationDesk:
         strategies: Mapping[str, Strategy],
         *,
         settings: Callable[[], Settings],
-        situation: Callable[[str], Situation | None],
+        look_at: Callable[[Optimization], Awaitable[Optimization]],
         store: DeskStore,
         progress: Callable[[Optimization], Progress | None],
     ) -> None:
@@ -88,7 +82,7 @@ class OptimizationDesk:
         self._book = book
         self._strategies = strategies
         self._settings = settings
-        self._situation = situation
+        self._look_at = look_at
         self._store = store
         self._progress = progress
         self.answers = Answers(store)
@@ -104,30 +98,7 @@ class OptimizationDesk:
         record = self._controller.create(wish.name, wish.strategy, route, parameters, actor=actor)
         if wish.deploy:
             record = await self._controller.command(record.id, "deploy", actor=actor)
-        return await self.look_at(record)
-
-    async def look_at(self, record: Optimization) -> Optimization:
-        """Ask the strategy of an optimization that has not reached traffic, and settle its answer."""
-        if record.status not in _UNDECIDED:
-            return record
-        situation = self._situation(record.route)
-        if situation is None:
-            answer: Any = NoProposal(
-                NO_ROUTE, f"There is no route {record.route!r} yet; it is looked for again and again."
-            )
-        else:
-            # A strategy takes milliseconds, or tens of them; requests of other operators go on meanwhile.
-            strategy = self._strategies[record.strategy]
-            try:
-                answer = await asyncio.to_thread(strategy.propose, situation, record.parameters)
-            except Exception:  # noqa: BLE001 - whoever made the record must get it; the loop asks again
-                _log.exception("strategy %s failed on route %s", record.strategy, record.route)
-                return record
-        try:
-            self._controller.settle(record.id, answer)
-        except Conflict as error:
-            _log.debug("%s was not settled: %s", record.id, error)
-        return self._book.get(record.id) or record
+        return await self._look_at(record)
 
     @property
     def knows_all(self) -> bool:
@@ -195,7 +166,7 @@ class OptimizationDesk:
     def deployed_on(self, route: str) -> list[Optimization]:
         """Overlays of a route, in the order in which they apply."""
         found = [record for record in self._book.on_route(route) if record.status is Status.DEPLOYED]
-        return sorted(found, key=lambda record: (record.deployed_at or 0.0, record.id))
+        return sorted(found, key=layer)
 
     def overlaying(self) -> list[Optimization]:
         """Everything that changes a route now."""
@@ -241,7 +212,7 @@ class OptimizationDesk:
             hint = suggest(wish.strategy, self._strategies)
             problems.append(Problem("strategy", f"there is no strategy {wish.strategy!r}.", hint))
             raise Unacceptable(problems)
-        checked, found = strategy.check(given, settings, _route_of(settings, name))
+        checked, found = strategy.check(given, settings, settings.route(name))
         problems += [
             Problem(f"parameters.{problem.path}" if problem.path else "parameters", problem.message)
             for problem in found
@@ -262,7 +233,3 @@ class OptimizationDesk:
             return AUTO, None
         listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
         return AUTO, Problem("route", "is required, because there are several routes.", f"Known: {listed}.")
-
-
-def _route_of(settings: Settings, name: str) -> RouteSettings | None:
-    return next((route for route in settings.routes if route.name == name), None)

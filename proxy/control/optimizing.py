@@ -177,15 +177,13 @@ class Optimizing:
             raise
 
     def _is_sticky(self, route: str) -> bool:
-        return any(known.name == route and known.sticky for known in self._settings().routes)
+        found = self._settings().route(route)
+        return found is not None and found.sticky is not None
 
     def _shares(self, route: str) -> Mapping[str, float]:
         table = self._publication.table
         found = next((known for known in table.routes if known.name == route), None) if table else None
-        if found is None:
-            return {}
-        side = found.control
-        return {arm.id: share for arm, share in zip(side.arms, side.selector.probabilities, strict=True)}
+        return found.control.shares if found is not None else {}
 
 
 def _sync(syncer: LogSyncer) -> None:

@@ -108,7 +108,7 @@ class Runtime:
                 optimizing.book,
                 STRATEGIES,
                 settings=lambda: core.settings,
-                situation=optimizing.strategist.situation,
+                look_at=optimizing.strategist.look_at,
                 store=optimizing.store,
                 progress=optimizing.progress,
             ),

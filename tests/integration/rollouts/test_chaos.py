@@ -39,12 +39,10 @@ async def test_without_an_optimizer_the_candidate_gets_nothing_after_the_lease(s
         await until_asked(crowd, "candidate", 30)
         optimizer = product.pids()["optimizer"]
         os.kill(optimizer, signal.SIGSTOP)
-        stopped = time.monotonic()
         try:
             await asyncio.sleep(3.5)
             since = time.monotonic()
             await until_asked(crowd, "control", crowd.sides()["control"] + 100)
-            assert since - stopped >= 3.5
             assert crowd.sides(since)["candidate"] == 0
         finally:
             os.kill(optimizer, signal.SIGCONT)

@@ -103,7 +103,8 @@ def test_a_restart_changes_nothing(rows, cut):
         straight.observe(row)
         if place == cut:
             saved = json.loads(json.dumps(restarted.snapshot()))
-            restarted = Evaluation.restore(plan, 0, 0.1, saved, stages=3)
+            restarted = Evaluation(plan, 0, 0.1, stages=3)
+            restarted.restore(saved)
         restarted.observe(row)
 
     assert restarted.verdicts() == straight.verdicts()
