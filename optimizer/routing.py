@@ -154,15 +154,57 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """A frozen context-free policy: one probability per arm of its side, in the side's order.
+    """A frozen policy: one probability per arm of its side, in the side's order.
 
     ``probabilities`` sum to 1. ``id`` is a hash of policy, arms and probabilities, so an event that
-    names it can be replayed.
+    names it can be replayed. ``index`` names the file of a contextual selector (``optimizer.selector_file``); the
+    probabilities are then the mean over recent requests, for people and for workers that can not read that file.
     """
 
     id: str
     policy: str
     probabilities: tuple[float, ...]
+    index: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientFeature:
+    """Something that the caller says about a request: a header, or a key of the body's ``metadata``.
+
+    With ``values`` it is one of those words (one feature each, none of them is no word); else a number between ``low``
+    and ``high``. ``source`` is ``header`` or ``metadata``.
+    """
+
+    name: str
+    source: str
+    key: str
+    values: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """How workers turn a request into the vector x of a route; ``x[0]`` is always 1.
+
+    ``version`` names everything that x depends on: vectors of different versions are never mixed. ``size`` is the
+    number of features. ``lexical`` says that words count; ``projection`` names the file that turns their hashes into
+    the last features, None before the optimizer has fitted one.
+    """
+
+    version: str
+    size: int
+    client: tuple[ClientFeature, ...] = ()
+    lexical: bool = False
+    projection: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which requests leave their content to the judge: a share ``rate`` (0..1), drawn at the start of a request."""
+
+    rate: float
+    max_bytes: int = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +287,7 @@ class Route:
 
     ``candidate_fraction`` of units (0..1) goes to ``candidate``; without a rollout it is None and 0.
     ``home`` is the upstream that holds provider-side state (previous_response_id, files...).
+    ``features`` None: no selector of it looks at the request. ``sampling`` None: content stays with the request.
     ``salt`` keys the sticky hashes of this route. ``fallbacks`` are the arms to go to, in order, when the decided one
     fails; empty means the other arms of its side, the likeliest first. ``quota`` limits the route as a whole.
     """
@@ -262,6 +305,8 @@ class Route:
     resilience: Resilience = field(default_factory=Resilience)
     quota: Quota | None = None
     guarding: Guarding | None = None
+    features: Features | None = None
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True)

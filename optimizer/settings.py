@@ -8,7 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from optimizer.routing import Access, Arm, Limits, Model, Quota, Resilience, Sticky, Upstream, Variant
+from optimizer.routing import (
+    Access,
+    Arm,
+    ClientFeature,
+    Limits,
+    Model,
+    Quota,
+    Resilience,
+    Sticky,
+    Upstream,
+    Variant,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,74 @@ class CustomMetric:
 
 
 @dataclass(frozen=True, slots=True)
+class ContextSettings:
+    """What a route's decisions may look at; every field only adds to the built-in features (``optimizer.context``).
+
+    ``lexical`` lets hashes of words count (they are logged, the words are not); ``lexical_size`` is how many features the
+    optimizer condenses them into.
+    """
+
+    client: tuple[ClientFeature, ...] = ()
+    lexical: bool = False
+    lexical_size: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """What a route must keep while it pursues its objectives; None is no constraint.
+
+    Costs in USD: mean per request, per UTC day, relative to the baseline arm's mean (0.6 = save 40 %), and
+    ``max_request_usd``, above whose predicted cost an arm is not eligible. ``quality_floor`` is absolute, 0..1;
+    ``quality_ratio`` relative to the baseline arm. ``latency_p95_ms``: at most 5 % of replies may take longer, to the
+    first token for streams, in all otherwise.
+    """
+
+    cost_per_request_usd: float | None = None
+    cost_per_day_usd: float | None = None
+    cost_ratio: float | None = None
+    max_request_usd: float | None = None
+    quality_floor: float | None = None
+    quality_ratio: float | None = None
+    latency_p95_ms: float | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one at all."""
+        return self != Constraints()
+
+
+@dataclass(frozen=True, slots=True)
+class DriftSettings:
+    """Looking for sudden changes of an arm. ``keep`` is the share of its evidence that counts after an alarm, 0..1.
+
+    A change of the mean by less than ``tolerance`` (0..1, of quality and success; natural logarithms of cost and latency)
+    is no change; ``threshold`` is how much evidence an alarm needs, in the same unit times observations.
+    """
+
+    enabled: bool = True
+    tolerance: float = 0.05
+    threshold: float = 10.0
+    keep: float = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeSettings:
+    """A model that rates sampled answers of a route. ``model`` is a configured model's name.
+
+    ``rate`` is the share of requests sampled, 0..1; ``usd_per_day`` bounds what judging may cost. ``version`` is the hash
+    of model, rubric and scale: ratings of two versions are never compared.
+    """
+
+    name: str
+    model: str
+    rubric: str
+    version: str
+    rate: float = 0.05
+    usd_per_day: float = 1.0
+    max_content_bytes: int = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
 class RouteSettings:
     """A route as the operator wrote it. ``baseline`` is an arm id; ``fallbacks`` need not be among ``arms``."""
 
@@ -75,6 +154,10 @@ class RouteSettings:
     fallbacks: tuple[Arm, ...] = ()
     resilience: Resilience = field(default_factory=Resilience)
     quota: Quota | None = None
+    context: ContextSettings | None = None
+    constraints: Constraints = field(default_factory=Constraints)
+    drift: DriftSettings = field(default_factory=DriftSettings)
+    judge: JudgeSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
