@@ -76,6 +76,10 @@ figures: $(VENV)/.dev ## Measure every number of loadtests/RESULTS.md again (res
 statistics: $(VENV)/.dev ## Measure how often guards and tests err again, and write the tables of docs/statistics.md
 	@$(BIN)/python -m loadtests.statistics
 
+.PHONY: learning
+learning: $(VENV)/.dev ## Measure what learning is worth on recorded data again, and write the tables of docs/learning.md
+	@$(BIN)/python -m loadtests.learning
+
 .PHONY: lock
 lock: $(VENV)/.dev ## Resolve the pinned requirements anew (no index lines are written)
 	@bash requirements/lock.sh

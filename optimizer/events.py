@@ -26,6 +26,14 @@ propensity                P(arm | side, eligible set)
 probabilities             full vector over ``arms`` of the side when <= 32 arms, else absent and
                           ``vector`` = id of a ``selector.v1`` event
 arms                      ids the vector refers to (only when <= 32)
+context                   on contextual routes: {version, x}; ``x`` is the vector that the decision saw, base64 of
+                          float32, little endian, and ``version`` that of the features that made it
+draw                      the uniform number in [0, 1) that chose, when the arm was drawn by ``context``: the shares of
+                          ``probabilities``, in the order of ``arms``, lie end to end there; absent otherwise
+sketch                    on routes where words count: base64 of uint16, little endian: which of 4,096 buckets the
+                          distinct words of the last user message fall into, at most 256 of them
+sampling_rate             on routes with a judge: the share of requests drawn for it, 0..1; ``sampled`` true when
+                          this one was
 filtered                  {arm id: reason} of arms not eligible
 reason                    ``bandit|pinned|single|plain|home|embeddings|passthrough|fallback``, or
                           ``undecided`` when it was refused before a decision
@@ -73,6 +81,17 @@ request teaches nothing. See ``optimizer.reward``.
 ``optimization.transition.v1`` (id = ``<optimization>:<revision>``): optimization, route, rollout, attempt, revision,
 verb, ``from``, ``to``, actor, reason, explanation, stage, percentage, measured (the guards' last verdicts), record (the
 whole new record). ``admin.audit.v1``: actor, action, target, detail.
+
+``judgement.v1`` (id = hash of request, judge, version and kind): request_id, route, arm, model_key, variant_key (of the
+answer), kind (``score``, or ``pair``: two prompts compared in both orders), judge, version, model, cost_usd, result
+(``scored|failed|refused|over_budget|expired``), rate (the request was drawn with), and where they apply value (the
+score; of a pair 1 if the answer beat the other's, 0.5 a tie), word (why there is no value), proxy (what heuristics say
+of the answer, 0 or 1), consistent (the same verdict in both orders), other_arm, other_variant_key. A score is also
+``feedback.v1`` from the source ``judge:<name>@<version>``; neither holds a word of what was judged.
+
+``drift.v1`` (id = hash of route, arm keys, signal and at): route, arm, model_key, variant_key, signal, before, after
+(shares, or geometric means in USD or seconds), evidence, observations, keep (what older evidence counts from now on),
+at and since (event times of the request that told and of the first suspicious one).
 """
 
 from typing import Final
@@ -85,6 +104,8 @@ TABLE_PUBLISHED: Final = "llm_optimizer.table.published.v1"
 CONFIG_RELOADED: Final = "llm_optimizer.config.reloaded.v1"
 TRANSITION: Final = "llm_optimizer.optimization.transition.v1"
 AUDIT: Final = "llm_optimizer.admin.audit.v1"
+DRIFT: Final = "llm_optimizer.drift.v1"
+JUDGEMENT: Final = "llm_optimizer.judgement.v1"
 
 COMPLETED: Final = "completed"
 UPSTREAM_FAULT: Final = "upstream_fault"

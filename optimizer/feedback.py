@@ -35,6 +35,8 @@ _FIELDS = (
     "idempotency_key",
 )
 _METRIC = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}")
+# Sources of this form are judges of ours; nobody else may speak for one: ``judge:<name>@<version>``.
+_JUDGE = "judge:"
 _SOURCE = re.compile(r"[A-Za-z0-9_.:@/-]{1,64}")
 _THUMBS: Mapping[str, float] = {"up": 1.0, "down": 0.0}
 
@@ -100,6 +102,14 @@ def to_event(feedback: Feedback, *, request_id: str) -> tuple[str, dict[str, Any
     }
 
 
+def judge_version(data: Mapping[str, Any]) -> str | None:
+    """Which version of a judge the ``data`` of a ``feedback.v1`` event is from, None if it is not from a judge."""
+    source = data.get("source")
+    if not isinstance(source, str) or not source.startswith(_JUDGE):
+        return None
+    return source.rpartition("@")[2]
+
+
 def _item(item: object, path: str) -> Feedback:
     if not isinstance(item, Mapping):
         raise FeedbackProblem(path, "must be an object")
@@ -111,12 +121,17 @@ def _item(item: object, path: str) -> Feedback:
     request_id, response_id = _subject(item, path)
     metric = _text(item, "metric", path, _METRIC) or QUALITY
     _text(item, "idempotency_key", path, None)
+    source = _text(item, "source", path, _SOURCE) or "user"
+    if source.startswith(_JUDGE):
+        raise FeedbackProblem(
+            _at(path, "source"), f"must not begin with `{_JUDGE}`, which names the judges of routes"
+        )
     return Feedback(
         request_id=request_id,
         response_id=response_id,
         metric=metric,
         value=_value(item, metric, path),
-        source=_text(item, "source", path, _SOURCE) or "user",
+        source=source,
         comment_bytes=_comment_bytes(item, path),
     )
 

@@ -20,15 +20,18 @@ import orjson
 from optimizer import events
 from optimizer.ids import RequestId, verify
 from optimizer.learner import Learner, LearnerLimits, Reprice
+from optimizer.linear_statistics import LinearStatistics
 from optimizer.log.node import StateDirectory
 from optimizer.log.position_index import PositionIndex, find_gaps, rebuild
 from optimizer.log.reader import Entry, LogReader
 from optimizer.log.segment import EventReader, Position
+from optimizer.relearn import Relearn
 from optimizer.reprice import CostRebuild
 from optimizer.response_index import ResponseIndex
 from optimizer.settings import Settings
 from optimizer.statistics import Statistics
 from optimizer.store import Commit, LearnerStore, StoreCorrupt, StoreError
+from optimizer.vectors import Revise, Revision
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +68,10 @@ class LoggedDecisions:
     def __init__(self, positions: PositionIndex, log: EventReader) -> None:
         self._positions = positions
         self._log = log
+
+    def locate(self, request: RequestId) -> Position | None:
+        """Where the decision of a request stands; None when it is unknown."""
+        return self._positions.find(request)
 
     def find(self, request_id: str, request: RequestId) -> Mapping[str, Any] | None:
         """See ``learner.Decisions``."""
@@ -109,10 +116,13 @@ class Ingest:
         self.reader = LogReader(state.log_directory)
         self.responses = ResponseIndex(self.store.connection)
         self.statistics: Statistics = loaded.statistics
+        self.linear: LinearStatistics = loaded.linear
+        decisions = LoggedDecisions(self.positions, EventReader(state.log_directory))
         self.learner = Learner(
             loaded.statistics,
+            loaded.linear,
             verify=self._verify,
-            decisions=LoggedDecisions(self.positions, EventReader(state.log_directory)),
+            decisions=decisions,
             was_seen=self.store.has_seen,
             waiting=loaded.waiting,
             limits=limits,
@@ -121,8 +131,8 @@ class Ingest:
         self.counts: Counter[str] = Counter()
         self._restore_counts()
         self.rebuild = CostRebuild(self.learner, LogReader(state.log_directory))
-        if (prices := loaded.snapshots.get(self.rebuild.name)) is not None:
-            self._restore_prices(prices)
+        self.relearning = Relearn(self.learner, LogReader(state.log_directory), decisions)
+        self._restore_rebuilds()
         self._consumers: list[Consumer] = []
         self._most_bytes = most_bytes
         self._max_bytes = min(_FIRST_BYTES, most_bytes)
@@ -148,14 +158,44 @@ class Ingest:
         """Follow a configuration, at start and after every reload; see ``Learner.configure``."""
         self.learner.configure(settings, now=self._clock(), reprice=reprice)
         self.rebuild.configure(self.cursor)
+        if self.rebuild.pending:
+            self.relearning.postpone()
         self.learner.dirty_routes.update(route.name for route in settings.routes)
         self._uncommitted = True
 
-    def reset(self, route: str, *, model_key: str = "", variant_key: str = "") -> None:
-        """Forget what an arm (or the whole route, without keys) did until now; saved with the next step."""
-        self.statistics.reset(route, at=self._clock(), model_key=model_key, variant_key=variant_key)
+    def reset(
+        self,
+        route: str,
+        *,
+        model_key: str = "",
+        variant_key: str = "",
+        keep: float = 0.0,
+        at: float | None = None,
+        signals: tuple[str, ...] = (),
+    ) -> None:
+        """Let what an arm (or the whole route, without keys) did before ``at`` count ``keep`` (0..1) times.
+
+        ``at`` is Unix seconds, None is now. With ``signals`` only what is known about those counts less. Saved with the
+        next step, or with the present one if a consumer calls.
+
+        Raises:
+            ValueError: If ``keep`` is not within 0..1.
+        """
+        moment = self._clock() if at is None else at
+        self.statistics.reset(
+            route, at=moment, model_key=model_key, variant_key=variant_key, keep=keep, signals=signals
+        )
         self.learner.dirty_routes.add(route)
         self._uncommitted = True
+
+    def relearn(self, route: str, version: str, revise: Revise) -> None:
+        """Bring what is known about a route to a new version of its features, from the log; see ``Relearn``.
+
+        ``revise`` makes the version's vector from an event's (version, x, sketch), raw; also of events that workers
+        go on to log under other versions. Call it whenever the version changes, and again at every start before the
+        first step; what was finished is not done again.
+        """
+        self.relearning.start(route, Revision(version, revise))
 
     def take_dirty_routes(self) -> set[str]:
         """Routes that learned something since the last call."""
@@ -198,7 +238,7 @@ class Ingest:
             if count > before[kind]:
                 self.counts[kind] += count - before[kind]
         if not batch.entries and batch.cursor == self.cursor:
-            self._rebuild_costs()
+            self._use_idle_moment()
             return 0
         for entry in batch.entries:
             self._take(entry)
@@ -207,7 +247,7 @@ class Ingest:
         self._uncommitted = True
         self._commit()
         self._adapt(time.perf_counter() - started)
-        self._rebuild_costs()
+        self._use_idle_moment()
         return len(batch.entries)
 
     async def run(self, interval_s: float = 0.05, checkpoint_s: float = 2.0) -> None:
@@ -286,6 +326,7 @@ class Ingest:
         now = self._clock()
         if now - self._pruned_at > _PRUNE_S:
             self.statistics.prune(now)
+            self.linear.prune(now)
             self._pruned_at = now
         self.positions.flush()
         learned = self.learner.changes(now)
@@ -298,9 +339,11 @@ class Ingest:
             seen=learned.seen,
             seen_before=learned.seen_before,
             snapshots=self._take_snapshots(),
+            linear=self.linear.changes(now),
         )
         self.store.commit(step, (self.responses,))
         self.statistics.stored()
+        self.linear.stored()
         self.learner.stored()
         self._uncommitted = False
 
@@ -308,6 +351,7 @@ class Ingest:
         snapshots = {
             _COUNTS: orjson.dumps([self.counts, self.learner.counts]),
             self.rebuild.name: self.rebuild.snapshot(),
+            self.relearning.name: self.relearning.snapshot(),
         }
         for consumer in self._consumers:
             try:
@@ -325,17 +369,26 @@ class Ingest:
         except (ValueError, TypeError, AttributeError):
             _log.warning("the totals of %s are damaged; they start at 0", _COUNTS)
 
-    def _rebuild_costs(self) -> None:
-        """Use a moment without backlog to price some old events again."""
-        if not self._more and self.rebuild.step(self._max_bytes // 2):
+    def _use_idle_moment(self) -> None:
+        """Without a backlog: price some old events again, or learn from them under new features."""
+        if self._more:
+            return
+        if self.rebuild.step(self._max_bytes // 2):
             self._uncommitted = not self.rebuild.pending
             self._more = True
+        elif self.relearning.step(self._max_bytes // 2, self.cursor):
+            self._uncommitted = not self.relearning.pending
+            self._more = True
 
-    def _restore_prices(self, data: bytes) -> None:
-        try:
-            self.rebuild.restore(data)
-        except (ValueError, TypeError, KeyError):
-            _log.warning("the known price versions are damaged; costs are not rebuilt for changes before now")
+    def _restore_rebuilds(self) -> None:
+        for work in (self.rebuild, self.relearning):
+            data = self._snapshots.get(work.name)
+            if data is None:
+                continue
+            try:
+                work.restore(data)
+            except (ValueError, TypeError, KeyError):
+                _log.warning("what was saved of %s is damaged; it starts afresh", work.name)
 
     def _adapt(self, took_s: float) -> None:
         """Size the next step by how long this one took."""

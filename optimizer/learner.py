@@ -15,13 +15,16 @@ from math import isfinite
 from typing import Any, Protocol, TypeAlias
 
 from optimizer import events, reward
-from optimizer.feedback import QUALITY, QUALITY_METRICS
+from optimizer.feedback import QUALITY, QUALITY_METRICS, judge_version
 from optimizer.ids import RequestId
+from optimizer.linear_statistics import DONE, RATED, LinearStatistics
 from optimizer.reward import ArmKeys, Lesson
 from optimizer.routing import Arm, Model
 from optimizer.settings import CustomMetric, Settings
-from optimizer.statistics import FUTURE_S, RouteArm, Statistics
+from optimizer.statistics import Statistics
 from optimizer.store import Identity, Waiting
+from optimizer.timeline import FUTURE_S, RouteArm
+from optimizer.vectors import InvalidVector, Revision, Vector, vectors_of
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +33,8 @@ _log = logging.getLogger(__name__)
 Reprice: TypeAlias = Callable[[Model, Mapping[str, Any]], float | None]
 
 # Told of every rating that was learned: the data of its decision with the request's id as ``request_id``, the
-# signal and the value. Called once per rating, before the step is saved.
+# signal (``quality`` is what the route's anchor says, see ``Learner.signal_of``) and the value. Called once per rating,
+# before the step is saved.
 Listener: TypeAlias = Callable[[Mapping[str, Any], str, float], None]
 
 DAY_S = 86400
@@ -78,6 +82,7 @@ class Learner:
     def __init__(
         self,
         statistics: Statistics,
+        linear: LinearStatistics | None = None,
         *,
         verify: Callable[[str], RequestId | None],
         decisions: Decisions,
@@ -89,6 +94,7 @@ class Learner:
 
         Args:
             statistics: Where lessons go.
+            linear: Where they go together with the request's features.
             verify: Reads genuine request ids (``optimizer.ids.verify`` with the node's key).
             decisions: Finds decisions that were read before.
             was_seen: Whether committed feedback had this identity.
@@ -96,6 +102,7 @@ class Learner:
             limits: Bounds on feedback.
         """
         self.statistics = statistics
+        self.linear = linear if linear is not None else LinearStatistics(statistics)
         self.counts: Counter[str] = Counter()
         self.dirty_routes: set[str] = set()
         self.listeners: list[Listener] = []
@@ -106,6 +113,8 @@ class Learner:
         self._arms: dict[tuple[str, str], Arm] = {}
         self._models: dict[RouteArm, Model] = {}
         self._custom: dict[str, CustomMetric] = {}
+        self._anchors: dict[str, str] = {}
+        self._revisions: dict[str, Revision] = {}
         self._reprice: Reprice | None = None
         self._waiting: dict[str, list[Waiting]] = {}
         self._waiting_count = 0
@@ -137,9 +146,42 @@ class Learner:
         self._reprice = reprice
         for route in settings.routes:
             self.statistics.set_half_life(route.name, route.policy.half_life_s, at=now)
+        self._anchors = {
+            route.name: route.judge.version for route in settings.routes if route.judge is not None
+        }
+        self.statistics.set_anchors(self._anchors)
         self.statistics.set_summed(
             metric.name for metric in self._custom.values() if metric.aggregation == "sum"
         )
+
+    def apprentice(self, decisions: Decisions, *, was_seen: Callable[[Identity], bool]) -> "Learner":
+        """A learner that knows nothing yet, under the same configuration, clocks and resets."""
+        learner = Learner(
+            self.statistics.sibling(),
+            verify=self._verify,
+            decisions=decisions,
+            was_seen=was_seen,
+            limits=self._limits,
+        )
+        learner._arms, learner._models, learner._custom = self._arms, self._models, self._custom
+        learner._anchors, learner._reprice = self._anchors, self._reprice
+        return learner
+
+    def set_revision(self, route: str, revision: Revision | None) -> None:
+        """Learn from vectors of other versions of the route's features, too, as ``revision`` makes them anew."""
+        if revision is None:
+            self._revisions.pop(route, None)
+        else:
+            self._revisions[route] = revision
+
+    def signal_of(self, route: str, signal: str) -> str:
+        """What a stored signal is called on a route now: only its anchor's ratings are ``quality``."""
+        judge = self._anchors.get(route)
+        if judge is None:
+            return signal
+        if signal == QUALITY:
+            return reward.QUALITY_USER
+        return QUALITY if signal == reward.judged(judge) else signal
 
     @property
     def price_versions(self) -> dict[RouteArm, str]:
@@ -190,6 +232,26 @@ class Learner:
         )
         return [((route, *keys), lessons) for keys, lessons in taught]
 
+    def stored_signal(self, route: str, signal: str) -> str:
+        """The inverse of ``signal_of``: under what name a signal is stored on a route now."""
+        judge = self._anchors.get(route)
+        if judge is None:
+            return signal
+        if signal == QUALITY:
+            return reward.judged(judge)
+        return QUALITY if signal == reward.QUALITY_USER else signal
+
+    def vectors(self, data: Mapping[str, Any]) -> list[Vector]:
+        """The feature vectors of a ``request.v1`` event's data, one per version; empty if it has none."""
+        route = data.get("route")
+        if not route or data.get("context") is None:
+            return []
+        try:
+            return vectors_of(data, self._revisions.get(route))
+        except InvalidVector:
+            self.counts["context_refused"] += 1
+            return []
+
     def _fold_request(self, request_id: str, data: Mapping[str, Any]) -> None:
         taught = self.lessons(data)
         if taught:
@@ -197,19 +259,37 @@ class Learner:
             for arm, lessons in taught:
                 self.statistics.add(arm, time, lessons)
             self.dirty_routes.add(data["route"])
+        if "context" in data:
+            self._fold_context(data, taught)
         if self._waiting and request_id in self._waiting:
             for item in self._release(request_id):
                 self._teach(request_id, data, item.metric, item.value)
+
+    def _fold_context(self, data: Mapping[str, Any], taught: list[tuple[RouteArm, list[Lesson]]]) -> None:
+        """Learn from a request's features: where requests lie, and what became of those that were answered."""
+        route, time = data["route"], data["started_ms"] * 1e-3
+        for version, x in self.vectors(data):
+            try:
+                self.linear.note(route, version, time, x)
+                for arm, lessons in taught:
+                    done = reward.contextual(lessons)
+                    if done:
+                        self.linear.add(arm, version, DONE, time, x, done)
+            except ValueError:
+                self.counts["context_refused"] += 1
 
     def _fold_feedback(self, event: Mapping[str, Any]) -> None:
         data = event["data"]
         request_id, metric, value = data["request_id"], data["metric"], data["value"]
         signal = QUALITY if metric in QUALITY_METRICS else metric
+        judge = judge_version(data) if signal == QUALITY else None
         refused = self._refused(signal, value)
         request = self._verify(request_id) if not refused and isinstance(request_id, str) else None
         if request is None:
             self.counts[refused or "feedback_unknown_request"] += 1
             return
+        if judge is not None:
+            signal = reward.judged(judge)
         decided_at = request.now_ms * 1e-3
         if _unix_seconds(event["time"]) - decided_at > self._limits.late_window_s:
             self.counts["feedback_late"] += 1
@@ -237,14 +317,24 @@ class Learner:
             self.counts["feedback_not_completed"] += 1
         elif reward.is_continued(decision):
             self.counts["feedback_continued"] += 1
-        elif signal == QUALITY and reward.is_certain_failure(decision):
+        elif reward.is_quality(signal) and reward.is_certain_failure(decision):
             # It counts as quality 0 already, through the rate ``valid``.
             self.counts["feedback_on_failure"] += 1
         else:
-            self.statistics.add((route, *keys), decision["started_ms"] * 1e-3, ((signal, float(value)),))
+            time = decision["started_ms"] * 1e-3
+            self.statistics.add((route, *keys), time, ((signal, float(value)),))
+            if reward.is_quality(signal) and "context" in decision:
+                self._rate_context((route, *keys), decision, time, (signal, float(value)))
             self.dirty_routes.add(route)
             self.counts["feedback_learned"] += 1
-            self._tell(request_id, decision, signal, float(value))
+            self._tell(request_id, decision, self.signal_of(route, signal), float(value))
+
+    def _rate_context(self, arm: RouteArm, decision: Mapping[str, Any], time: float, lesson: Lesson) -> None:
+        for version, x in self.vectors(decision):
+            try:
+                self.linear.add(arm, version, RATED, time, x, (lesson,))
+            except ValueError:
+                self.counts["context_refused"] += 1
 
     def _tell(self, request_id: str, decision: Mapping[str, Any], signal: str, value: float) -> None:
         for listener in self.listeners:
@@ -265,6 +355,8 @@ class Learner:
     def changes(self, now: float) -> LearnerChanges:
         """What changed since ``stored``, after letting go of what waited too long."""
         # The log's own time, so that a replay decides alike; but a lying event must not outrun the clock.
+        if refused := self.linear.take_refused():
+            self.counts["context_refused"] += refused
         present = min(self.statistics.latest, now + FUTURE_S)
         self._expire(present - self._limits.wait_s)
         return LearnerChanges(

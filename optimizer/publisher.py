@@ -9,13 +9,14 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Protocol
 
 import numpy as np
 
 from optimizer.evidence import EvidenceSource
 from optimizer.rollouts.overlays import RouteOverlay, effective, plain_overlays
 from optimizer.rollouts.records import Optimization
-from optimizer.routing import Route, RoutingTable, Selector, Side
+from optimizer.routing import CANDIDATE, CONTROL, Features, Route, RoutingTable, Sampling, Selector, Side
 from optimizer.settings import RouteSettings, Settings
 from policies.registry import POLICIES
 from policies.types import ArmEvidence, Goal, PolicyParams
@@ -108,6 +109,26 @@ def _number(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(), digest_size=8, person=b"route-seed").digest(), "big")
 
 
+class Steered(Protocol):
+    """Who keeps the selectors of routes that look at requests or keep constraints; see ``optimizer.context_book``."""
+
+    def is_steered(self, route: RouteSettings) -> bool:
+        """Whether ``selector`` is to be asked."""
+        ...
+
+    def features(self, route: RouteSettings) -> Features | None:
+        """What the route's workers look at."""
+        ...
+
+    def selector(self, route: RouteSettings, side: str) -> Selector:
+        """The frozen selector of one side; ``ValueError`` and ``OSError`` as ``build_side`` and the disk have them."""
+        ...
+
+    def drop(self, route: str, side: str) -> None:
+        """There is no such side any more."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Built:
     overlay: RouteOverlay
@@ -121,8 +142,9 @@ class Publisher:
     only the slow fading of old evidence on an idle route waits for its next event.
     """
 
-    def __init__(self, *, seed: int) -> None:
+    def __init__(self, *, seed: int, steered: Steered | None = None) -> None:
         self._seed = seed
+        self._steered = steered
         self._built: dict[str, _Built] = {}
 
     def build(
@@ -175,12 +197,14 @@ class Publisher:
         )
 
     def _route(self, overlay: RouteOverlay, source: EvidenceSource, *, now: float) -> Route:
-        settings, candidate = overlay.control, overlay.candidate
+        settings, candidate, judge = overlay.control, overlay.candidate, overlay.control.judge
+        if candidate is None and self._steered is not None:
+            self._steered.drop(settings.name, CANDIDATE)
         return Route(
             name=settings.name,
-            control=self._side(settings, source, now=now),
+            control=self._side(settings, CONTROL, source, now=now),
             match=settings.match,
-            candidate=self._side(candidate, source, now=now) if candidate is not None else None,
+            candidate=self._side(candidate, CANDIDATE, source, now=now) if candidate is not None else None,
             candidate_fraction=overlay.fraction,
             rollout=overlay.rollout,
             sticky=settings.sticky,
@@ -190,9 +214,24 @@ class Publisher:
             resilience=settings.resilience,
             quota=settings.quota,
             guarding=overlay.guarding,
+            features=self._features(settings, candidate),
+            sampling=Sampling(judge.rate, judge.max_content_bytes) if judge is not None else None,
         )
 
-    def _side(self, route: RouteSettings, source: EvidenceSource, *, now: float) -> Side:
+    def _features(self, *sides: RouteSettings | None) -> Features | None:
+        steered = self._steered
+        if steered is None:
+            return None
+        looking = [side for side in sides if side is not None and steered.is_steered(side)]
+        # A side with too many arms does not look, but the other one may.
+        found = (steered.features(side) for side in looking)
+        return next((features for features in found if features is not None), None)
+
+    def _side(self, route: RouteSettings, name: str, source: EvidenceSource, *, now: float) -> Side:
+        if self._steered is not None:
+            if self._steered.is_steered(route):
+                return Side(route.arms, self._steered.selector(route, name), route.baseline)
+            self._steered.drop(route.name, name)
         return build_side(route, gather(route, source, now=now), seed=self._seed)
 
 

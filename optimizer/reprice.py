@@ -13,9 +13,11 @@ import orjson
 
 from optimizer import events, reward
 from optimizer.learner import Learner
+from optimizer.linear_statistics import DONE, LinearStatistics
 from optimizer.log.reader import Entry, LogReader
-from optimizer.statistics import RouteArm, Statistics
+from optimizer.statistics import Statistics
 from optimizer.store import Cursor
+from optimizer.timeline import RouteArm
 
 _REQUEST_MARK = events.REQUEST.encode()
 
@@ -34,7 +36,7 @@ class CostRebuild:
         self._pending: set[RouteArm] = set()
         self._until: dict[str, tuple[int, int]] = {}
         self._at: Cursor = {}
-        self._scratch: Statistics | None = None
+        self._scratch: tuple[Statistics, LinearStatistics] | None = None
 
     @property
     def pending(self) -> frozenset[RouteArm]:
@@ -57,6 +59,7 @@ class CostRebuild:
             for arm in self._pending & versions.keys():
                 for signal in _signals(versions[arm]):
                     self._learner.statistics.drop_signal(arm, signal)
+                    self._learner.linear.drop_signal(arm, signal)
         self._pending &= versions.keys()
         self._at, self._scratch = {}, None
         self._read_versions()
@@ -70,14 +73,15 @@ class CostRebuild:
         if not self._pending:
             return False
         if self._scratch is None:
-            self._scratch = self._learner.statistics.sibling()
+            scratch = self._learner.statistics.sibling()
+            self._scratch = scratch, LinearStatistics(scratch)
         batch = self._reader.poll(self._at, max_bytes)
         for entry in batch.entries:
             if (entry.segment, entry.offset) < self._until.get(entry.source, (0, 0)):
-                self._take(entry, self._scratch)
+                self._take(entry, *self._scratch)
         self._at = batch.cursor
         if not batch.more or self._is_done():
-            self._finish(self._scratch)
+            self._finish(*self._scratch)
         return True
 
     def snapshot(self) -> bytes:
@@ -101,7 +105,7 @@ class CostRebuild:
         self._pending = {(route, model, variant) for route, model, variant in stored["pending"]}
         self._until = {source: (segment, offset) for source, (segment, offset) in stored["until"].items()}
 
-    def _take(self, entry: Entry, scratch: Statistics) -> None:
+    def _take(self, entry: Entry, scratch: Statistics, linear: LinearStatistics) -> None:
         if _REQUEST_MARK not in entry.line:
             return
         try:
@@ -111,17 +115,21 @@ class CostRebuild:
             data = event["data"]
             for arm, lessons in self._learner.lessons(data):
                 if arm in self._pending:
-                    signals = _signals(self._known[arm])
-                    scratch.add(arm, data["started_ms"] * 1e-3, [x for x in lessons if x[0] in signals])
+                    signals, time = _signals(self._known[arm]), data["started_ms"] * 1e-3
+                    priced = [lesson for lesson in lessons if lesson[0] in signals]
+                    scratch.add(arm, time, priced)
+                    for version, x in self._learner.vectors(data):
+                        linear.add(arm, version, DONE, time, x, priced)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return  # It was counted as malformed when it was read first.
 
     def _is_done(self) -> bool:
         return all(self._at.get(source, until) >= until for source, until in self._until.items())
 
-    def _finish(self, scratch: Statistics) -> None:
+    def _finish(self, scratch: Statistics, linear: LinearStatistics) -> None:
         for row in scratch.rows():
             self._learner.statistics.add_row(row)
+        self._learner.linear.merge(linear)
         self._learner.dirty_routes.update(arm[0] for arm in self._pending)
         self._pending.clear()
         self._until = {}

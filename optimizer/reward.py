@@ -24,6 +24,7 @@ read.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from math import isfinite, log
 from typing import Any, TypeAlias
 
@@ -33,6 +34,8 @@ from policies.types import NOTHING, Moments
 SUCCESS = "success"
 VALID = "valid"
 QUALITY = "quality"
+# What callers say where a judge's ratings are the quality.
+QUALITY_USER = "quality_user"
 COST = "cost"
 COST_USD = "cost_usd"
 LATENCY = "latency"
@@ -41,8 +44,12 @@ TTFT = "ttft"
 RECORDED = ("empty", "refusal", "json_valid")
 TRUNCATED = "truncated"
 CONTENT_FILTER = "content_filter"
-BUILT_IN = frozenset((SUCCESS, VALID, COST, COST_USD, LATENCY, TTFT, *RECORDED, TRUNCATED, CONTENT_FILTER))
+BUILT_IN = frozenset(
+    (SUCCESS, VALID, QUALITY_USER, COST, COST_USD, LATENCY, TTFT, *RECORDED, TRUNCATED, CONTENT_FILTER)
+)
 SHARES = frozenset((SUCCESS, VALID, QUALITY))
+
+_CONTEXTUAL = frozenset((VALID, LATENCY, TTFT, COST, COST_USD))
 
 # Costs are learned as logarithms; a free reply counts as a billionth of a dollar.
 LEAST_USD = 1e-9
@@ -55,6 +62,28 @@ Lesson: TypeAlias = tuple[str, float]
 def priced(signal: str, version: str) -> str:
     """Name under which a signal that depends on prices is kept."""
     return f"{signal}@{version}"
+
+
+def judged(version: str) -> str:
+    """Name under which the ratings of one version of a judge are kept; those of two are never compared."""
+    return f"{QUALITY}@{version}"
+
+
+def is_quality(signal: str) -> bool:
+    """Whether a stored signal is a rating of the reply, by whomever."""
+    return signal == QUALITY or signal.startswith(f"{QUALITY}@")
+
+
+def contextual(lessons: Sequence[Lesson]) -> list[Lesson]:
+    """What of a completed request's lessons is learned together with its features; empty for any other request."""
+    if not any(signal == VALID for signal, _ in lessons):
+        return []
+    return [lesson for lesson in lessons if _is_contextual(lesson[0])]
+
+
+@lru_cache(maxsize=4096)
+def _is_contextual(signal: str) -> bool:
+    return signal.partition("@")[0] in _CONTEXTUAL
 
 
 def is_certain_failure(data: Mapping[str, Any]) -> bool:

@@ -74,8 +74,8 @@ class CustomMetric:
 class ContextSettings:
     """What a route's decisions may look at; every field only adds to the built-in features (``optimizer.context``).
 
-    ``lexical`` lets hashes of words count (they are logged, the words are not); ``lexical_size`` is how many features the
-    optimizer condenses them into.
+    ``lexical`` lets hashes of words count (they are logged, the words are not); ``lexical_size`` is how many features
+    the optimizer condenses them into.
     """
 
     client: tuple[ClientFeature, ...] = ()
@@ -111,8 +111,8 @@ class Constraints:
 class DriftSettings:
     """Looking for sudden changes of an arm. ``keep`` is the share of its evidence that counts after an alarm, 0..1.
 
-    A change of the mean by less than ``tolerance`` (0..1, of quality and success; natural logarithms of cost and latency)
-    is no change; ``threshold`` is how much evidence an alarm needs, in the same unit times observations.
+    A change of the mean by less than ``tolerance`` (0..1, of quality and success; logarithms of cost and latency) is no
+    change; ``threshold`` is how much evidence an alarm needs, in the same unit times observations.
     """
 
     enabled: bool = True
@@ -125,8 +125,8 @@ class DriftSettings:
 class JudgeSettings:
     """A model that rates sampled answers of a route. ``model`` is a configured model's name.
 
-    ``rate`` is the share of requests sampled, 0..1; ``usd_per_day`` bounds what judging may cost. ``version`` is the hash
-    of model, rubric and scale: ratings of two versions are never compared.
+    ``rate`` is the share of requests sampled, 0..1; ``usd_per_day`` bounds what judging may cost. ``version`` is the
+    hash of model, rubric and scale: ratings of two versions are never compared.
     """
 
     name: str

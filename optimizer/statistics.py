@@ -10,24 +10,20 @@ nobody reads, also when they arrive later. Signals that depend on prices carry t
 name.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import exp2, isfinite
 from typing import TypeAlias
 
 from optimizer import reward
-from optimizer.decay import EPOCH_HALF_LIVES, HORIZON_HALF_LIVES, Bend, DecayClock, epoch_of
-from optimizer.reward import ArmKeys, Lesson
+from optimizer.decay import EPOCH_HALF_LIVES, HORIZON_HALF_LIVES, Bend, epoch_of
+from optimizer.reward import Lesson
 from optimizer.routing import Arm
+from optimizer.timeline import Reset, RouteArm, Timeline
 from policies.types import NOTHING, ArmEvidence, Moments
 
-DEFAULT_HALF_LIFE_S = 7 * 86400.0
-# An event from further ahead of the present than this can not delay a new half-life or a reset.
-FUTURE_S = 300.0
 _HORIZON = HORIZON_HALF_LIVES // EPOCH_HALF_LIVES  # in epochs
 
-RouteArm: TypeAlias = tuple[str, str, str]  # route, model key, variant key
 CellKey: TypeAlias = tuple[str, str, str, str, int, int]  # route arm, signal, generation, epoch
 CellRow: TypeAlias = tuple[str, str, str, str, int, int, float, float, float, int]
 
@@ -49,16 +45,6 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Reset:
-    """Forget what happened before ``at`` on a route; empty keys mean all of its arms."""
-
-    route: str
-    model_key: str
-    variant_key: str
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
 class StatisticsChanges:
     """What a store must write to catch up. ``clocks`` and ``resets`` are complete when present."""
 
@@ -74,16 +60,18 @@ class Statistics:
     def __init__(
         self, *, clocks: Mapping[str, Iterable[Bend]] | None = None, resets: Iterable[Reset] = ()
     ) -> None:
-        self._clocks = {route: DecayClock(bends) for route, bends in (clocks or {}).items()}
-        self._resets: list[Reset] = list(resets)
-        self._generations: dict[RouteArm, tuple[float, ...]] = {}
+        self.timeline = Timeline(clocks=clocks, resets=resets)
         self._arms: dict[RouteArm, dict[tuple[int, int], dict[str, Cell]]] = {}
         self._price_versions: dict[RouteArm, str] = {}
+        self._anchors: dict[str, str] = {}
         self._summed: frozenset[str] = frozenset()
         self._dirty: list[Cell] = []
         self._dropped: dict[CellKey, None] = {}
-        self._clocks_dirty = self._resets_dirty = False
-        self.latest = 0.0  # newest event time seen
+
+    @property
+    def latest(self) -> float:
+        """Newest event time seen."""
+        return self.timeline.latest
 
     # --- adding -----------------------------------------------------------------------------------
 
@@ -97,13 +85,7 @@ class Statistics:
         for _, value in taught:
             if not isfinite(value):
                 raise ValueError(f"observations must be finite numbers, got {taught!r}")
-        if not isfinite(time):
-            raise ValueError(f"an event time must be a finite number, got {time}")
-        clock = self._clocks.get(arm[0]) or self._start_clock(arm[0], DEFAULT_HALF_LIFE_S)
-        age = clock.age(time)
-        epoch = int(age // EPOCH_HALF_LIVES)
-        weight = exp2(age - epoch * EPOCH_HALF_LIVES)
-        generation = self._generation(arm, time) if self._resets else 0
+        generation, epoch, weight = self.timeline.place(arm, time)
         cells = self._cells(arm, generation, epoch)
         for signal, value in taught:
             cell = cells.get(signal)
@@ -117,13 +99,12 @@ class Statistics:
             if not cell.dirty:
                 cell.dirty = True
                 self._dirty.append(cell)
-        self.latest = max(self.latest, time)
+        self.timeline.saw(time)
 
     def add_row(self, row: CellRow, *, dirty: bool = True) -> None:
         """Add the sums of a stored or foreign cell, made under the same clocks and resets."""
         arm = (row[0], row[1], row[2])
-        if arm[0] not in self._clocks:
-            self._start_clock(arm[0], DEFAULT_HALF_LIFE_S)
+        self.timeline.clock(arm[0])
         cell = self._cells(arm, row[4], row[5]).get(row[3]) or self._new_cell(row[:6])
         cell.w += row[6]
         cell.wx += row[7]
@@ -139,21 +120,13 @@ class Statistics:
         Raises:
             ValueError: If a route's clock or the resets differ, so that the sums would not be comparable.
         """
-        if other._resets != self._resets:
-            raise ValueError("statistics with different resets can not be merged")
-        for route, clock in other._clocks.items():
-            own = self._clocks.setdefault(route, DecayClock(clock.bends))
-            if own.bends != clock.bends:
-                raise ValueError(f"the decay clocks of route {route!r} differ")
+        self.timeline.join(other.timeline)
         for row in other.rows():
             self.add_row(row)
-        self.latest = max(self.latest, other.latest)
 
     def sibling(self) -> "Statistics":
         """Empty statistics under the same clocks and resets, so that their rows can be added here."""
-        return Statistics(
-            clocks={route: clock.bends for route, clock in self._clocks.items()}, resets=self._resets
-        )
+        return Statistics(clocks=self.timeline.clocks, resets=self.timeline.resets)
 
     def rows(self) -> Iterator[CellRow]:
         """Every cell, flat."""
@@ -171,11 +144,7 @@ class Statistics:
         Raises:
             ValueError: If the half-life is not positive.
         """
-        clock = self._clocks.get(route)
-        if clock is None:
-            self._start_clock(route, half_life_s)
-        elif clock.bend(half_life_s, self._not_before_events(at)):
-            self._clocks_dirty = True
+        self.timeline.set_half_life(route, half_life_s, at=at)
 
     def set_price_versions(self, versions: Mapping[RouteArm, str]) -> None:
         """Say under which price version each arm's cost is read; others use the one that weighs most."""
@@ -185,12 +154,33 @@ class Statistics:
         """Name the custom signals that are counters: a completed request without a value counts as 0."""
         self._summed = frozenset(signals)
 
-    def reset(self, route: str, *, at: float, model_key: str = "", variant_key: str = "") -> None:
-        """Forget what an arm did before ``at``, or all arms of the route when no keys are given."""
-        self._resets.append(Reset(route, model_key, variant_key, self._not_before_events(at)))
-        self._resets.sort(key=lambda reset: reset.at)
-        self._generations.clear()
-        self._resets_dirty = True
+    def set_anchors(self, anchors: Mapping[str, str]) -> None:
+        """Say for which routes quality is what a judge says: route -> version of that judge.
+
+        Ratings of callers are then the signal ``quality_user``, beside it.
+        """
+        self._anchors = dict(anchors)
+
+    def reset(
+        self,
+        route: str,
+        *,
+        at: float,
+        model_key: str = "",
+        variant_key: str = "",
+        keep: float = 0.0,
+        signals: tuple[str, ...] = (),
+    ) -> None:
+        """Let what an arm did before ``at`` count ``keep`` times, all arms of the route when no keys are given.
+
+        With ``signals`` only what is known about those counts less.
+
+        How often an arm was tried is kept whole unless everything is forgotten: it does not become new.
+
+        Raises:
+            ValueError: If ``keep`` is not within 0..1.
+        """
+        self.timeline.reset(Reset(route, model_key, variant_key, at, keep, signals))
         self.prune(at)
 
     def drop_signal(self, arm: RouteArm, signal: str) -> None:
@@ -202,14 +192,10 @@ class Statistics:
     def prune(self, now: float) -> None:
         """Free what can no longer be read: older generations, and epochs beyond the horizon of ``now``."""
         for arm, epochs in self._arms.items():
-            oldest = epoch_of(self._clocks[arm[0]].age(now) - HORIZON_HALF_LIVES)
-            generation = self._generation(arm, None) if self._resets else 0
-            gone = [key for key in epochs if key[0] < generation or key[1] < oldest]
-            for key in gone:
+            for key in [key for key in epochs if self.timeline.is_past(arm, *key, now)]:
                 self._drop(list(epochs[key].values()))
                 del epochs[key]
-        for clock in self._clocks.values():
-            self._clocks_dirty |= clock.forget_before(now)
+        self.timeline.forget_before(now)
 
     # --- reading ------------------------------------------------------------------------------------
 
@@ -220,13 +206,14 @@ class Statistics:
         argument only serves a route that was never configured.
         """
         key = (route, arm.model_key, arm.variant_key)
-        if route not in self._clocks:
-            self._start_clock(route, half_life_s)
+        if not self.timeline.knows(route):
+            self.timeline.start(route, half_life_s)
         sums, counts = self._read(key, now)
         moments = {name: Moments.from_sums(*values) for name, values in sums.items()}
         for name in reward.SHARES & moments.keys():
             moments[name] = _as_share(moments[name])
         self._use_price_version(key, moments)
+        self._use_anchor(route, moments)
         success = moments.pop(reward.SUCCESS, NOTHING)
         completed = success.weight * success.mean
         for name in self._summed & moments.keys():
@@ -242,6 +229,33 @@ class Statistics:
             arm=arm.id, pulls=float(counts.get(reward.SUCCESS, 0)), success=success, signals=moments
         )
 
+    def name_of(self, arm: RouteArm, signal: str, *, now: float) -> str:
+        """Under which name ``cost``, ``cost_usd``, ``quality`` or ``quality_user`` is kept for an arm at present."""
+        if signal in (reward.COST, reward.COST_USD):
+            version = self._price_versions.get(arm)
+            sums = self._read(arm, now)[0]
+            if version is not None and reward.priced(signal, version) in sums:
+                return reward.priced(signal, version)
+            prefix = reward.priced(signal, "")
+            known = [(found[0], name) for name, found in sorted(sums.items()) if name.startswith(prefix)]
+            return max(known)[1] if known else reward.priced(signal, version or "")
+        judge = self._anchors.get(arm[0])
+        if signal == reward.QUALITY and judge is not None:
+            return reward.judged(judge)
+        return reward.QUALITY if signal == reward.QUALITY_USER else signal
+
+    def rated_share(self, route: str, arm: Arm, *, now: float) -> float | None:
+        """Share of an arm's completed, not worthless replies that were rated by the route's anchor, 0..1.
+
+        None while none of them is known. It differs between arms (unhappy users rate more), which is what weights
+        of ratings have to make up for.
+        """
+        key = (route, arm.model_key, arm.variant_key)
+        sums, _ = self._read(key, now)
+        replies = sums.get(reward.VALID, (0.0, 0.0, 0.0))[1]
+        rated = sums.get(self.name_of(key, reward.QUALITY, now=now), (0.0, 0.0, 0.0))[0]
+        return min(rated / replies, 1.0) if replies > 0.0 else None
+
     def mean_cost_usd(self, arm: RouteArm, *, now: float) -> float | None:
         """Arithmetic mean cost of a completed request in dollars, None when no cost is known."""
         if arm not in self._arms:
@@ -251,12 +265,12 @@ class Statistics:
             return self._heaviest_cost(arm, now)
         # Asked for every request: straight through, and relative to the present epoch, which cancels out.
         signal, weight, total = reward.priced(reward.COST_USD, version), 0.0, 0.0
-        present = epoch_of(self._clocks[arm[0]].age(now))
-        generation = self._generation(arm, None) if self._resets else 0
-        for (made_in, epoch), cells in self._arms[arm].items():
+        present = epoch_of(self.timeline.clock(arm[0]).age(now))
+        for (generation, epoch), cells in self._arms[arm].items():
             cell = cells.get(signal)
-            if cell is not None and made_in == generation and present - _HORIZON <= epoch <= present + 1:
-                scale = exp2((epoch - present) * EPOCH_HALF_LIVES)
+            if cell is not None and present - _HORIZON <= epoch <= present + 1:
+                scale = self.timeline.kept(arm, generation) * exp2((epoch - present) * EPOCH_HALF_LIVES)
+                scale *= self.timeline.share(arm, generation, signal)
                 weight += scale * cell.w
                 total += scale * cell.wx
         return total / weight if weight > 0.0 else self._heaviest_cost(arm, now)
@@ -268,10 +282,8 @@ class Statistics:
         return StatisticsChanges(
             cells=tuple(cell.row() for cell in self._dirty if cell.dirty),
             dropped=tuple(self._dropped),
-            clocks={route: clock.bends for route, clock in self._clocks.items()}
-            if self._clocks_dirty
-            else None,
-            resets=tuple(self._resets) if self._resets_dirty else None,
+            clocks=self.timeline.changed_clocks(),
+            resets=self.timeline.changed_resets(),
         )
 
     def stored(self) -> None:
@@ -280,7 +292,7 @@ class Statistics:
             cell.dirty = False
         self._dirty.clear()
         self._dropped.clear()
-        self._clocks_dirty = self._resets_dirty = False
+        self.timeline.stored()
 
     # --- inside -------------------------------------------------------------------------------------
 
@@ -305,37 +317,17 @@ class Statistics:
             epochs = self._arms[cell.key[0], cell.key[1], cell.key[2]]
             epochs[cell.key[4], cell.key[5]].pop(cell.key[3], None)
 
-    def _start_clock(self, route: str, half_life_s: float) -> DecayClock:
-        clock = self._clocks[route] = DecayClock.start(half_life_s)
-        self._clocks_dirty = True
-        return clock
+    def _readable(self, arm: RouteArm, now: float) -> list[tuple[float, int, dict[str, Cell]]]:
+        """Epochs that still count, oldest first, with what their sums are to be multiplied by at ``now``.
 
-    def _not_before_events(self, at: float) -> float:
-        return max(at, min(self.latest, at + FUTURE_S))
-
-    def _generation(self, arm: RouteArm, time: float | None) -> int:
-        """Resets of an arm up to ``time``, or in all."""
-        times = self._generations.get(arm)
-        if times is None:
-            keys: tuple[ArmKeys, ...] = (("", ""), (arm[1], arm[2]))
-            times = self._generations[arm] = tuple(
-                reset.at
-                for reset in self._resets
-                if reset.route == arm[0] and (reset.model_key, reset.variant_key) in keys
-            )
-        return len(times) if time is None else bisect_right(times, time)
-
-    def _readable(self, arm: RouteArm, now: float) -> list[tuple[float, dict[str, Cell]]]:
-        """Epochs of the current generation within the horizon, oldest first, with their scale at ``now``."""
-        age = self._clocks[arm[0]].age(now)
-        # One epoch ahead is a clock that is slightly off; anything further is no time to reckon with.
-        oldest, newest = epoch_of(age - HORIZON_HALF_LIVES), epoch_of(age) + 1
-        generation = self._generation(arm, None) if self._resets else 0
-        return [
-            (exp2(epoch * EPOCH_HALF_LIVES - age), cells)
-            for (made_in, epoch), cells in sorted(self._arms.get(arm, {}).items(), key=lambda item: item[0])
-            if made_in == generation and oldest <= epoch <= newest
-        ]
+        Each with its generation, for the resets of single signals.
+        """
+        age = self.timeline.clock(arm[0]).age(now)
+        scaled = (
+            (self.timeline.scale(arm, *place, age), place[0], cells)
+            for place, cells in sorted(self._arms.get(arm, {}).items(), key=lambda item: item[0])
+        )
+        return [found for found in scaled if found[0] > 0.0]
 
     def _read(
         self, arm: RouteArm, now: float
@@ -345,8 +337,9 @@ class Statistics:
         counts: dict[str, int] = {}
         if arm not in self._arms:
             return sums, counts
-        for scale, cells in self._readable(arm, now):
+        for whole, generation, cells in self._readable(arm, now):
             for signal, cell in cells.items():
+                scale = whole * self.timeline.share(arm, generation, signal)
                 w, wx, wxx = sums.get(signal, (0.0, 0.0, 0.0))
                 sums[signal] = (w + scale * cell.w, wx + scale * cell.wx, wxx + scale * cell.wxx)
                 counts[signal] = counts.get(signal, 0) + cell.n
@@ -363,6 +356,17 @@ class Statistics:
                 chosen = max(versions.values(), key=lambda found: found.weight)
             if chosen is not None:
                 moments[signal] = chosen
+
+    def _use_anchor(self, route: str, moments: dict[str, Moments]) -> None:
+        """Rename ``quality@judge`` to ``quality`` where that judge is the anchor, and what callers say beside it."""
+        judge = self._anchors.get(route)
+        if judge is None:
+            return
+        said = {
+            reward.QUALITY_USER: moments.pop(reward.QUALITY, None),
+            reward.QUALITY: moments.pop(reward.judged(judge), None),
+        }
+        moments.update({name: _as_share(found) for name, found in said.items() if found is not None})
 
     def _heaviest_cost(self, arm: RouteArm, now: float) -> float | None:
         sums, _ = self._read(arm, now)

@@ -19,10 +19,12 @@ from math import isfinite
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
 
-from optimizer import sqlite_file
+from optimizer import linear_store, sqlite_file
 from optimizer.decay import Bend
+from optimizer.linear_statistics import LinearChanges, LinearStatistics
 from optimizer.sqlite_file import Migration
-from optimizer.statistics import CellRow, Reset, Statistics, StatisticsChanges
+from optimizer.statistics import CellRow, Statistics, StatisticsChanges
+from optimizer.timeline import Reset
 
 Cursor: TypeAlias = Mapping[str, tuple[int, int]]  # source -> (segment, offset)
 Identity: TypeAlias = tuple[int, int]  # day of the decision, 64-bit signed hash
@@ -79,6 +81,7 @@ class Loaded:
     """What was stored. ``fresh`` is True if there was nothing, so the log has to be read from its start."""
 
     statistics: Statistics
+    linear: LinearStatistics
     cursor: dict[str, tuple[int, int]] = field(default_factory=dict)
     waiting: list[Waiting] = field(default_factory=list)
     snapshots: dict[str, bytes] = field(default_factory=dict)
@@ -97,6 +100,7 @@ class Commit:
     seen: Collection[Identity] = ()
     seen_before: int | None = None
     snapshots: Mapping[str, bytes] = field(default_factory=dict)
+    linear: LinearChanges = field(default_factory=LinearChanges)
 
 
 _TABLES = """
@@ -121,8 +125,15 @@ def _create(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def _add_context(connection: sqlite3.Connection) -> None:
+    """Resets that keep a part, and linear sums. All resets until now kept nothing."""
+    connection.execute("ALTER TABLE resets ADD COLUMN keep REAL NOT NULL DEFAULT 0.0")
+    connection.execute("ALTER TABLE resets ADD COLUMN signals TEXT NOT NULL DEFAULT ''")
+    linear_store.create(connection)
+
+
 # One step per schema version; a file of version v needs _MIGRATIONS[v:].
-_MIGRATIONS: Sequence[Migration] = (_create,)
+_MIGRATIONS: Sequence[Migration] = (_create, _add_context)
 
 
 class LearnerStore:
@@ -247,9 +258,13 @@ class LearnerStore:
         if changes.resets is not None:
             execute("DELETE FROM resets")
             many(
-                "INSERT INTO resets VALUES (?, ?, ?, ?)",
-                [(r.route, r.model_key, r.variant_key, r.at) for r in changes.resets],
+                "INSERT INTO resets VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (r.route, r.model_key, r.variant_key, r.at, r.keep, ",".join(r.signals))
+                    for r in changes.resets
+                ],
             )
+        linear_store.write(self.connection, step.linear)
         moved = [(source, *at) for source, at in step.cursor.items() if self._cursor.get(source) != at]
         many("INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)", moved)
         many("DELETE FROM cursors WHERE source = ?", [(s,) for s in self._cursor if s not in step.cursor])
@@ -285,15 +300,23 @@ def _read_all(connection: sqlite3.Connection) -> Loaded:
     clocks: dict[str, list[Bend]] = {}
     for route, at, age, half_life_s in query("SELECT * FROM clocks ORDER BY route, at, age"):
         clocks.setdefault(route, []).append(Bend(at, age, half_life_s))
-    resets = [Reset(*row) for row in query("SELECT * FROM resets ORDER BY at")]
+    resets = [
+        Reset(route, model_key, variant_key, at, keep, tuple(filter(None, signals.split(","))))
+        for route, model_key, variant_key, at, keep, signals in query(
+            "SELECT * FROM resets ORDER BY at, rowid"
+        )
+    ]
     statistics = Statistics(clocks=clocks, resets=resets)
     for row in query("SELECT * FROM cells"):
         statistics.add_row(_checked(row), dirty=False)
     facts = dict(query("SELECT name, value FROM facts").fetchall())
-    statistics.latest = facts.get("latest", 0.0)
+    statistics.timeline.saw(facts.get("latest", 0.0))
+    linear = LinearStatistics(statistics)
+    linear_store.read(connection, linear)
     cursor = {source: (segment, offset) for source, segment, offset in query("SELECT * FROM cursors")}
     return Loaded(
         statistics=statistics,
+        linear=linear,
         cursor=cursor,
         waiting=[Waiting(*row) for row in query("SELECT * FROM waiting ORDER BY rowid")],
         snapshots={name: bytes(data) for name, data in query("SELECT * FROM snapshots")},

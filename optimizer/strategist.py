@@ -44,6 +44,7 @@ class Strategist:
         trials: The randomised slices of prompt tests.
         rates: Traffic of the routes.
         now: Unix seconds.
+        published: The control side's share of every arm in the table in use, by route name.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Strategist:
         trials: PromptTrials,
         rates: Rates,
         now: Callable[[], float],
+        published: Callable[[str], Mapping[str, float]] | None = None,
     ) -> None:
         self._controller = controller
         self._book = book
@@ -64,6 +66,7 @@ class Strategist:
         self._trials = trials
         self._rates = rates
         self._now = now
+        self._published = published
 
     async def round(self) -> None:
         """One turn of the loop: make what is missing, then look at everything that is undecided."""
@@ -132,6 +135,7 @@ class Strategist:
             requests_per_s=self._rates.per_second(route, now=now),
             now=now,
             trials=self._trials.results(overlay.control if overlay is not None else file),
+            published=self._published(route) if self._published is not None else {},
         )
 
     def overlay(self, route: str) -> RouteOverlay | None:

@@ -9,10 +9,11 @@ defaults; a change that needs more than that gets a new ``format``.
 """
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from hashlib import blake2b
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -23,6 +24,8 @@ from optimizer.routing import (
     Access,
     Arm,
     BreakerRules,
+    ClientFeature,
+    Features,
     Guarding,
     Limits,
     Model,
@@ -31,6 +34,7 @@ from optimizer.routing import (
     Resilience,
     Route,
     RoutingTable,
+    Sampling,
     Selector,
     Side,
     Sticky,
@@ -45,6 +49,17 @@ FORMAT: Final = 1
 
 T = TypeVar("T", bound="DataclassInstance")
 _Convert = Callable[[Any], Any]
+_ARM_SLOTS: Final[tuple[Callable[[Arm, Any], None], ...]] = tuple(
+    getattr(Arm, name).__set__
+    for name in ("id", "model", "variant", "model_key", "variant_key", "parameters")
+)
+_AS_IT_IS: Final[Mapping[str, _Convert]] = {}
+_REQUIRED: Final = object()
+_ROUTE_DEFAULTS: Final[Mapping[str, object]] = {
+    field.name: field.default if field.default_factory is MISSING else field.default_factory()
+    for field in fields(Route)
+    if field.default is not MISSING or field.default_factory is not MISSING
+}
 
 
 class TableRefused(Exception):
@@ -113,7 +128,7 @@ def decode(data: bytes, known: ArmPool | None = None) -> tuple[RoutingTable, Arm
         raise TableRefused("checksum", "the bytes are not what was written")
     try:
         if known is None or known.checksum != sums[0]:
-            known = ArmPool(sums[0], tuple([Arm(*row[:6]) for row in orjson.loads(arms_line)]))
+            known = ArmPool(sums[0], _arms(orjson.loads(arms_line)))
         return _table(orjson.loads(body_line), known.arms), known
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise TableRefused("invalid", repr(error)) from error
@@ -172,6 +187,17 @@ class TableReader:
         self.last_refusal = detail
 
 
+def _arms(rows: list[list[Any]]) -> tuple[Arm, ...]:
+    """One arm for every row. Their slots are set a column at a time: half the time of calling the class."""
+    arms = tuple(map(object.__new__, repeat(Arm, len(rows))))
+    columns = list(zip(*rows, strict=False)) if rows else [()] * len(_ARM_SLOTS)
+    if len(columns) < len(_ARM_SLOTS):
+        raise ValueError(f"arms of {len(columns)} fields")
+    for slot, column in zip(_ARM_SLOTS, columns, strict=False):
+        deque(map(slot, arms, column), maxlen=0)
+    return arms
+
+
 class _PoolBuilder:
     """Arms as JSON rows, each content once, in the order of first use."""
 
@@ -204,10 +230,15 @@ def _as_json(value: Any) -> Any:
 
 
 def _plain_route(route: Route, pool: _PoolBuilder) -> dict[str, Any]:
-    plain = _plain(route)
+    # There may be many, mostly alike: what a reader would assume anyway is left out.
+    plain = {
+        name: value for name, value in _plain(route).items() if value != _ROUTE_DEFAULTS.get(name, _REQUIRED)
+    }
     plain["control"] = _plain_side(route.control, pool)
-    plain["candidate"] = None if route.candidate is None else _plain_side(route.candidate, pool)
-    plain["fallbacks"] = [pool.index(arm) for arm in route.fallbacks]
+    if route.candidate is not None:
+        plain["candidate"] = _plain_side(route.candidate, pool)
+    if route.fallbacks:
+        plain["fallbacks"] = [pool.index(arm) for arm in route.fallbacks]
     return plain
 
 
@@ -217,7 +248,7 @@ def _plain_side(side: Side, pool: _PoolBuilder) -> dict[str, Any]:
     return plain
 
 
-def _build(cls: type[T], raw: Mapping[str, Any], **convert: _Convert) -> T:
+def _build(cls: type[T], raw: Mapping[str, Any], convert: Mapping[str, _Convert] = _AS_IT_IS) -> T:
     """An instance of dataclass ``cls`` from the fields of ``raw`` that it knows."""
     names = cls.__dataclass_fields__
     known = {name: value for name, value in raw.items() if name in names}
@@ -232,53 +263,54 @@ def _pairs(raw: list[list[str]]) -> tuple[tuple[str, str], ...]:
 
 
 def _table(raw: dict[str, Any], pool: tuple[Arm, ...]) -> RoutingTable:
-    return _build(
-        RoutingTable,
-        raw,
-        upstreams=lambda rows: tuple(_upstream(row) for row in rows),
-        models=lambda rows: tuple(_model(row) for row in rows),
-        variants=lambda rows: tuple(_build(Variant, row) for row in rows),
-        routes=lambda rows: tuple(_route(row, pool) for row in rows),
-        passthrough=_pairs,
-        limits=lambda row: _build(Limits, row),
-        access=lambda row: _build(Access, row),
-        overlays=tuple,
-    )
+    route: dict[str, _Convert] = {
+        "control": lambda row: _side(row, pool),
+        "candidate": lambda row: _side(row, pool),
+        "fallbacks": lambda rows: tuple([pool[index] for index in rows]),
+        **_ROUTE_PARTS,
+    }
+    table: dict[str, _Convert] = {
+        "routes": lambda rows: tuple([_build(Route, row, route) for row in rows]),
+        **_TABLE_PARTS,
+    }
+    return _build(RoutingTable, raw, table)
 
 
-def _upstream(raw: dict[str, Any]) -> Upstream:
-    return _build(Upstream, raw, headers=_pairs, breaker=lambda row: _build(BreakerRules, row))
+def _of(cls: type[T], **convert: _Convert) -> Callable[[Any], T]:
+    """What builds a ``cls`` from its fields."""
+    return lambda row: _build(cls, row, convert)
 
 
-def _model(raw: dict[str, Any]) -> Model:
-    return _build(
-        Model,
-        raw,
-        price=lambda row: _build(Price, row),
-        capabilities=frozenset,
-        endpoints=frozenset,
-    )
-
-
-def _route(raw: dict[str, Any], pool: tuple[Arm, ...]) -> Route:
-    return _build(
-        Route,
-        raw,
-        control=lambda row: _side(row, pool),
-        candidate=lambda row: _side(row, pool),
-        match=tuple,
-        sticky=lambda row: _build(Sticky, row),
-        fallbacks=lambda rows: tuple([pool[index] for index in rows]),
-        resilience=lambda row: _build(Resilience, row),
-        quota=lambda row: _build(Quota, row),
-        guarding=lambda row: _build(Guarding, row),
-    )
+def _each(build: Callable[[Any], T]) -> _Convert:
+    return lambda rows: tuple([build(row) for row in rows])
 
 
 def _side(raw: dict[str, Any], pool: tuple[Arm, ...]) -> Side:
     selector = raw["selector"]
     return Side(
         arms=tuple([pool[index] for index in raw["arms"]]),
-        selector=Selector(selector["id"], selector["policy"], tuple(selector["probabilities"])),
+        selector=Selector(
+            selector["id"], selector["policy"], tuple(selector["probabilities"]), selector.get("index")
+        ),
         baseline=raw["baseline"],
     )
+
+
+_TABLE_PARTS: Final[Mapping[str, _Convert]] = {
+    "upstreams": _each(_of(Upstream, headers=_pairs, breaker=_of(BreakerRules))),
+    "models": _each(_of(Model, price=_of(Price), capabilities=frozenset, endpoints=frozenset)),
+    "variants": _each(_of(Variant)),
+    "passthrough": _pairs,
+    "limits": _of(Limits),
+    "access": _of(Access),
+    "overlays": tuple,
+}
+_ROUTE_PARTS: Final[Mapping[str, _Convert]] = {
+    "match": tuple,
+    "sticky": _of(Sticky),
+    "resilience": _of(Resilience),
+    "quota": _of(Quota),
+    "guarding": _of(Guarding),
+    "features": _of(Features, client=_each(_of(ClientFeature, values=tuple))),
+    "sampling": _of(Sampling),
+}

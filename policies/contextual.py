@@ -7,15 +7,22 @@ mixed in, and the arm is drawn from that final vector. So the propensity is exac
 quadrature's error. numpy, for workers that serve contextual routes.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from math import isfinite
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from policies.quadrature import best_shares
+from policies.quadrature import POINTS, Floats, best_shares
 from policies.types import FloatArray
 
 _LARGEST_EXPONENT = 60.0
+_LEAST_VARIANCE = 1e-18
+_CACHED_MASKS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +31,18 @@ class Index:
 
     ``value`` (K, d): the linear part of the mean. ``charges`` (C, K, d): each adds ``-exp(charge @ x)``.
     ``spread`` (K, d, d), positive semidefinite, and ``noise`` (K,) >= 0: variance = x' spread x + noise.
-    ``given`` (K,): the share an arm has whatever x is (floor, nursery); they sum to at most 1. ``drawn`` (K,) bool: which
-    arms compete for the rest. ``cost`` (K, d): ln of the predicted cost in USD is ``cost @ x``; arms beyond
-    ``max_request_usd`` are not eligible while another one is.
+    ``given`` (K,): the share an arm has whatever x is (floor, nursery); they sum to at most 1. ``drawn`` (K,) bool:
+    which arms compete for the rest. ``cost`` (K, d): ln of the predicted cost in USD is ``cost @ x``; arms beyond
+    ``max_request_usd`` are not eligible; if none is within, the one predicted cheapest alone is.
     """
 
-    value: FloatArray
-    charges: FloatArray
-    spread: FloatArray
-    noise: FloatArray
-    given: FloatArray
-    drawn: FloatArray
-    cost: FloatArray
+    value: Floats
+    charges: Floats
+    spread: Floats
+    noise: Floats
+    given: Floats
+    drawn: NDArray[Any]
+    cost: Floats
     max_request_usd: float = float("inf")
 
     @property
@@ -47,52 +54,162 @@ class Index:
         """Number of features."""
         return int(self.value.shape[1])
 
-    def mean(self, x: FloatArray) -> FloatArray:
+    def mean(self, x: Floats) -> Floats:
         """Means of the indices, shape (..., K) for x of shape (..., d)."""
-        mean: FloatArray = x @ self.value.T
+        mean: Floats = x @ self.value.T
         for charge in self.charges:
             mean = mean - np.exp(np.minimum(x @ charge.T, _LARGEST_EXPONENT))
         return mean
 
-    def deviation(self, x: FloatArray) -> FloatArray:
+    def deviation(self, x: Floats) -> Floats:
         """Standard deviations of the indices, shape (..., K)."""
-        variance = np.einsum("...d,kde,...e->...k", x, self.spread, x) + self.noise
-        return np.sqrt(np.maximum(variance, 1e-18))
+        turned = (x @ self.spread.reshape(-1, self.size).T).reshape(*x.shape[:-1], self.n_arms, self.size)
+        variance = np.einsum("...kd,...d->...k", turned, x) + self.noise
+        deviation: Floats = np.sqrt(np.maximum(variance, _LEAST_VARIANCE))
+        return deviation
 
-    def shares(self, x: FloatArray, eligible: FloatArray | None = None) -> FloatArray:
-        """The final probability vector, shape (..., K); ``eligible`` (K,) bool leaves arms out."""
-        allowed = np.ones(self.n_arms, dtype=np.bool_) if eligible is None else eligible.astype(np.bool_)
+    def affordable(self, x: Floats, eligible: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The arms of ``eligible`` (..., K) that a request with features x may go to at all, never none of them."""
+        if not isfinite(self.max_request_usd):
+            return np.broadcast_to(eligible, (*x.shape[:-1], self.n_arms))
+        cost = np.where(eligible, x @ self.cost.T, np.inf)
+        cheapest = cost <= cost.min(axis=-1, keepdims=True)
+        kept: NDArray[np.bool_] = eligible & ((cost <= np.log(self.max_request_usd)) | cheapest)
+        return kept
+
+    def shares(self, x: Floats, eligible: NDArray[Any] | None = None, *, points: int = POINTS) -> FloatArray:
+        """The final probability vector, shape (..., K); ``eligible`` (K,) bool leaves arms out.
+
+        ``points`` is the quadrature's: fewer are quicker where a thousandth does not matter.
+        """
+        every = np.ones(self.n_arms, dtype=np.bool_)
+        allowed = self.affordable(x, every if eligible is None else every & eligible.astype(np.bool_))
+        mean, deviation = self.mean(x), self.deviation(x)
+        if x.ndim == 1:
+            return self._shares(mean, deviation, allowed, points)
+        rows = allowed.reshape(-1, self.n_arms)
+        shares = np.empty(rows.shape)
+        flat_mean, flat_deviation = mean.reshape(rows.shape), deviation.reshape(rows.shape)
+        # Rows with the same arms are computed together, and mostly there is only one kind.
+        for kind in np.unique(rows, axis=0):
+            same = (rows == kind).all(axis=1)
+            shares[same] = self._shares(flat_mean[same], flat_deviation[same], kind, points)
+        return shares.reshape(mean.shape)
+
+    def _shares(self, mean: Floats, deviation: Floats, allowed: NDArray[np.bool_], points: int) -> FloatArray:
+        """``shares`` where the same arms are allowed throughout."""
         competing = allowed & self.drawn.astype(np.bool_)
-        given = np.where(allowed, self.given, 0.0)
-        rest = 1.0 - given.sum()
         if not competing.any():
             competing = allowed
-        mean, deviation = self.mean(x)[..., competing], self.deviation(x)[..., competing]
-        shares = np.broadcast_to(given, (*mean.shape[:-1], self.n_arms)).copy()
-        shares[..., competing] += rest * best_shares(mean, deviation)
+        given = np.where(allowed, self.given, 0.0).astype(np.float64)
+        rest = 1.0 - float(given.sum())
+        shares = np.broadcast_to(given, mean.shape).copy()
+        shares[..., competing] += rest * best_shares(
+            mean[..., competing], deviation[..., competing], points=points
+        )
         return shares
 
 
-class ContextualSelector:
-    """Draws arms by an ``Index``; the counterpart of ``policies.selector.TableSelector``."""
+class _Kind:
+    """What is the same for all requests with one eligible set."""
 
-    __slots__ = ("full_mask", "index", "selector_id", "size")
+    __slots__ = ("allowed", "competing", "given", "rest", "whole")
+
+    def __init__(self, index: Index, eligible: int) -> None:
+        self.allowed = np.array([eligible >> arm & 1 for arm in range(index.n_arms)], dtype=np.bool_)
+        competing = self.allowed & index.drawn.astype(np.bool_)
+        if not competing.any():
+            competing = self.allowed
+        self.competing = np.flatnonzero(competing)
+        self.whole = bool(competing.all())
+        self.given = np.where(self.allowed, index.given, 0.0).astype(np.float64)
+        self.rest = 1.0 - float(self.given.sum())
+
+
+class ContextualSelector:
+    """Draws arms by an ``Index``; the counterpart of ``policies.selector.TableSelector``.
+
+    ``choose`` gives what ``Index.shares`` gives, up to rounding, with whatever can be prepared prepared.
+    """
+
+    __slots__ = (
+        "_charges",
+        "_flat",
+        "_kinds",
+        "_linear",
+        "_noise",
+        "capped",
+        "full_mask",
+        "index",
+        "selector_id",
+        "size",
+    )
 
     def __init__(self, selector_id: str, index: Index) -> None:
         self.selector_id = selector_id
         self.index = index
         self.size = index.n_arms
         self.full_mask = (1 << self.size) - 1
+        self.capped = isfinite(index.max_request_usd)
+        self._charges = len(index.charges)
+        # One product for all that is linear in x.
+        self._linear = np.concatenate([index.value[None], index.charges]).reshape(-1, index.size)
+        self._flat = np.ascontiguousarray(index.spread).reshape(-1, index.size)
+        self._noise = index.noise + _LEAST_VARIANCE
+        self._kinds: dict[int, _Kind] = {}
 
-    def choose(self, u: float, eligible: int, x: FloatArray) -> tuple[int, Sequence[float]]:
+    @property
+    def n_features(self) -> int:
+        """How long x is."""
+        return self.index.size
+
+    def affordable(self, x: Floats, eligible: int) -> int:
+        """The bits of ``eligible`` that ``Index.affordable`` leaves."""
+        if not self.capped:
+            return eligible
+        kept = self.index.affordable(x, self._kind(eligible).allowed)
+        return sum(1 << arm for arm in np.flatnonzero(kept).tolist())
+
+    def choose(self, u: float, eligible: int, x: Floats) -> tuple[int, Sequence[float]]:
         """The arm for the uniform draw ``u`` in [0, 1), and the probability of every arm (0 for ineligible ones).
 
-        An arm's share of [0, 1) lies in arm order. Raises ``ValueError`` if no arm is eligible.
+        ``eligible`` has bit i set when arm i may be chosen; a cap on the predicted cost may leave fewer. An arm's share
+        of [0, 1) lies in arm order, so a unit with a fixed ``u`` moves only when its own probabilities move past it.
+
+        Raises:
+            ValueError: If no arm is eligible.
         """
-        mask = np.array([eligible >> arm & 1 for arm in range(self.size)], dtype=np.bool_)
-        if not mask.any():
-            raise ValueError(f"selector {self.selector_id}: no eligible arm")
-        shares = self.index.shares(x, mask)
-        arm = int(np.searchsorted(np.cumsum(shares), u * shares.sum(), side="right"))
-        arm = min(arm, int(np.flatnonzero(shares > 0.0)[-1]))
-        return arm, [float(share) for share in shares]
+        if self.capped:
+            eligible = self.affordable(x, eligible)
+        kind = self._kind(eligible)
+        mean = self._linear @ x
+        if self._charges:
+            mean = mean.reshape(-1, self.size)
+            charges = np.exp(np.minimum(mean[1:], _LARGEST_EXPONENT))
+            mean = mean[0] - (charges[0] if self._charges == 1 else charges.sum(axis=0))
+        variance = (self._flat @ x).reshape(self.size, -1) @ x
+        deviation = np.sqrt(np.maximum(variance, 0.0) + self._noise)
+        if kind.whole:
+            shares = best_shares(mean, deviation)
+            shares *= kind.rest
+            shares += kind.given
+        else:
+            shares = kind.given.copy()
+            chosen = kind.competing
+            shares[chosen] += kind.rest * best_shares(mean[chosen], deviation[chosen])
+        vector: list[float] = shares.tolist()
+        sums = list(accumulate(vector))
+        arm = bisect_right(sums, u * sums[-1])
+        if arm >= self.size or not vector[arm]:  # rounding may carry u * total up to total itself
+            arm = max(place for place, share in enumerate(vector) if share > 0.0)
+        return arm, vector
+
+    def _kind(self, eligible: int) -> _Kind:
+        kind = self._kinds.get(eligible)
+        if kind is None:
+            if not eligible & self.full_mask:
+                raise ValueError(f"selector {self.selector_id}: no eligible arm")
+            if len(self._kinds) >= _CACHED_MASKS:
+                del self._kinds[next(iter(self._kinds))]
+            kind = self._kinds[eligible] = _Kind(self.index, eligible)
+        return kind

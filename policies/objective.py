@@ -56,9 +56,10 @@ def linear(posterior: Posterior, logs: FloatArray) -> FloatArray:
 
 
 @dataclass(frozen=True, slots=True)
-class _Term:
-    """One goal with the beliefs it needs. ``sign`` is +1 for a gain, -1 for a penalty."""
+class Term:
+    """One goal with the beliefs it needs. ``sign`` is +1 for a gain, -1 for a penalty, ``weight`` its share of all."""
 
+    metric: str
     posterior: Posterior
     is_log: bool
     weight: float
@@ -78,7 +79,7 @@ class _Term:
         return self.scaled(self.posterior.mean) * np.sqrt(np.expm1(np.minimum(spread**2, 4.0)))
 
 
-def _term(goal: Goal, weight: float, posterior: Posterior) -> _Term:
+def _term(goal: Goal, weight: float, posterior: Posterior) -> Term:
     is_log = goal.metric in LOG_METRICS
     means = linear(posterior, posterior.mean) if is_log else posterior.mean
     if goal.scale is not None:
@@ -92,11 +93,14 @@ def _term(goal: Goal, weight: float, posterior: Posterior) -> _Term:
         failed = min(0.0, float(means.min()) / scale)
     else:
         failed = _FAILURE_CHARGES * max(1.0, float(means.max()) / scale)
-    return _Term(posterior, is_log, weight, sign, scale, failed)
+    return Term(goal.metric, posterior, is_log, weight, sign, scale, failed)
 
 
 class Utility:
-    """The utility of every arm as a random quantity: its mean, its spread, and joint draws of it."""
+    """The utility of every arm as a random quantity: its mean, its spread, and joint draws of it.
+
+    It is success * (bare + sum of the terms) + (1 - success) * failed.
+    """
 
     def __init__(self, evidence: Sequence[ArmEvidence], goals: Sequence[Goal], params: PolicyParams) -> None:
         """Form the beliefs that ``goals`` ask for.
@@ -118,46 +122,47 @@ class Utility:
         if total <= 0.0:
             raise ValueError("at least one goal needs a positive weight")
         self.n_arms = len(evidence)
-        self._success = believe_success(
+        self.success = believe_success(
             [arm.success for arm in evidence], strength=params.prior_strength, max_memory=params.max_memory
         )
-        self._terms: list[_Term] = []
+        self.terms: list[Term] = []
         for goal in goals:
             posterior = posterior_of(goal.metric, evidence, params, maximize=goal.maximize)
             if posterior is not None and goal.weight > 0.0:
-                self._terms.append(_term(goal, goal.weight / total, posterior))
+                self.terms.append(_term(goal, goal.weight / total, posterior))
         # With nothing known of any goal, answering at all is what is left to tell the arms apart.
-        self._bare = 0.0 if self._terms else 1.0
-        self._failed = sum(term.sign * term.weight * term.failed for term in self._terms)
+        self.bare = 0.0 if self.terms else 1.0
+        self.failed = sum(term.sign * term.weight * term.failed for term in self.terms)
 
     def mean(self) -> FloatArray:
         """Utility at the posterior means, shape (n_arms,)."""
-        return self._combine(self._success.mean, [term.scaled(term.posterior.mean) for term in self._terms])
+        return self._combine(self.success.mean, [term.scaled(term.posterior.mean) for term in self.terms])
 
-    def spread(self) -> FloatArray:
-        """Standard deviation of the utility, to first order, shape (n_arms,)."""
-        answered = np.full(self.n_arms, self._bare)
+    def spread(self, *, without: str | None = None) -> FloatArray:
+        """Standard deviation of the utility, to first order, shape (n_arms,), as if one metric were certain."""
+        answered = np.full(self.n_arms, self.bare)
         variance = np.zeros(self.n_arms)
-        for term in self._terms:
+        for term in self.terms:
             answered += term.sign * term.weight * term.scaled(term.posterior.mean)
-            variance += (term.weight * self._success.mean * term.slope()) ** 2
-        variance += ((answered - self._failed) * self._success.spread) ** 2
+            if term.metric != without:
+                variance += (term.weight * self.success.mean * term.slope()) ** 2
+        variance += ((answered - self.failed) * self.success.spread) ** 2
         return np.sqrt(variance)
 
     def draw(self, rng: np.random.Generator, count: int) -> FloatArray:
         """``count`` joint draws of the utilities, shape (count, n_arms)."""
         shape = (count, self.n_arms)
-        success = self._success.mean + self._success.spread * rng.standard_normal(shape)
+        success = self.success.mean + self.success.spread * rng.standard_normal(shape)
         values = [
             term.scaled(term.posterior.mean + term.posterior.spread * rng.standard_normal(shape))
-            for term in self._terms
+            for term in self.terms
         ]
         # Not clipped to [0, 1]: ties at 1 would all go to the arm that happens to stand first.
         return self._combine(success, values)
 
     def _combine(self, success: FloatArray, values: Sequence[FloatArray]) -> FloatArray:
-        answered = np.full(success.shape, self._bare)
-        for term, value in zip(self._terms, values, strict=True):
+        answered = np.full(success.shape, self.bare)
+        for term, value in zip(self.terms, values, strict=True):
             answered += term.sign * term.weight * value
-        utility: FloatArray = success * answered + (1.0 - success) * self._failed
+        utility: FloatArray = success * answered + (1.0 - success) * self.failed
         return utility

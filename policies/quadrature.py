@@ -1,43 +1,136 @@
-"""How probable it is that each of several independent Gaussians is the greatest: exact integrals, no drawing.
+"""How probable it is that each of several independent Gaussians is the greatest: by quadrature, no drawing.
 
-P(k best) = integral of f_k times the product of the other arms' F_j, by Gauss-Legendre on the stretch where the greatest
-can lie. The normal distribution function is Abramowitz and Stegun's 7.1.26 (error below 1.5e-7), because numpy has none.
+P(k is best) = integral of the product of the other arms' F_j over dF_k. The points are quantiles of every arm, sorted
+together, so that an arm a thousand times narrower than another has its own; between two points an arm's mass is exact
+and the product is taken as linear. The error is below 1e-3 for up to 10 arms and 4e-3 for up to 32, whatever their
+deviations; the answers sum to 1. A propensity taken from here is exact all the same, because the arm is drawn from
+these very numbers.
 """
 
+from functools import lru_cache
+from statistics import NormalDist
+from typing import Any, TypeAlias
+
 import numpy as np
+from numpy.typing import NDArray
 
 from policies.types import FloatArray
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)
+Floats: TypeAlias = NDArray[np.floating[Any]]
+
+POINTS = 192
+_FEWEST_AN_ARM = 8
+_ROWS_AT_ONCE = 64
+# Where the products bend most: a little above the middle of each arm, somewhat wider than it is.
+_WIDER, _ABOVE = 1.5, 0.3
+_GOLDEN = 0.6180339887498949
+# Arms this many of the largest deviations below the best never win; deviations that differ more are no wider apart.
+_HOPELESS = 20.0
+_NARROWEST = 1e-7
+# Abramowitz and Stegun 7.1.26, error below 1.5e-7: numpy has no error function.
 _ERF = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
-_REACH = 6.5
+_REACH, _STEPS = 6.5, 1024.0
+_LEAST = np.float32(1e-30)
 
 
-def normal_cdf(z: FloatArray) -> FloatArray:
+def normal_cdf(z: Floats) -> FloatArray:
     """Distribution function of the standard normal, error below 1e-7."""
     size = np.abs(z) * np.sqrt(0.5)
     t = 1.0 / (1.0 + 0.3275911 * size)
     a, b, c, d, e = _ERF
     tail = 0.5 * t * (a + t * (b + t * (c + t * (d + t * e)))) * np.exp(-size * size)
-    return np.where(z >= 0.0, 1.0 - tail, tail)
+    below: FloatArray = np.where(z >= 0.0, 1.0 - tail, tail)
+    return below
 
 
-def best_shares(mean: FloatArray, deviation: FloatArray) -> FloatArray:
+def best_shares(mean: Floats, deviation: Floats, *, points: int = POINTS) -> FloatArray:
     """P(arm is the greatest), shape (..., K), summing to 1.
 
     Args:
         mean: Shape (..., K).
         deviation: Standard deviations > 0, same shape.
+        points: How many points there are for all arms together; the error falls with their square.
     """
-    if mean.shape[-1] == 1:
-        return np.ones_like(mean)
-    low = (mean - _REACH * deviation).max(axis=-1, keepdims=True)
-    high = (mean + _REACH * deviation).max(axis=-1, keepdims=True)
-    grid = (low + high) / 2.0 + (high - low) / 2.0 * _NODES
-    z = (grid[..., None, :] - mean[..., None]) / deviation[..., None]
-    below = np.maximum(normal_cdf(z), 1e-300)
-    density = np.exp(-0.5 * z * z) / deviation[..., None]
-    every = below.prod(axis=-2, keepdims=True)
-    shares: FloatArray = (density * (every / below)) @ _WEIGHTS
+    arms = mean.shape[-1]
+    if arms == 1:
+        return np.ones(mean.shape)
+    if mean.ndim == 1:
+        return _best(mean, deviation, points)
+    flat_mean, flat_deviation = mean.reshape(-1, arms), deviation.reshape(-1, arms)
+    shares = np.empty(flat_mean.shape)
+    for start in range(0, len(shares), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        shares[rows] = _best_rows(flat_mean[rows], flat_deviation[rows], points)
+    return shares.reshape(mean.shape)
+
+
+def _best(mean: Floats, deviation: Floats, points: int) -> FloatArray:
+    """``best_shares`` of one row of at least two arms. Every operation counts: workers call this for every request."""
+    arms = mean.shape[0]
+    widest = float(deviation.max())
+    deviation = np.maximum(deviation, widest * _NARROWEST)
+    mean = np.maximum(mean - float(mean.max()), widest * -_HOPELESS)
+    grid = _quantiles(arms, points) * deviation[:, None]
+    grid += mean[:, None]
+    # What of an arm lies below a point is looked up at (point - mean) / deviation, in steps of the table.
+    scales = np.empty((arms, 2))
+    np.divide(_STEPS, deviation, out=scales[:, 0])
+    np.multiply(scales[:, 0], -mean, out=scales[:, 1])
+    sorted_points = np.ones((2, grid.size))
+    sorted_points[0] = grid.ravel()
+    sorted_points[0].sort()
+    place = scales @ sorted_points
+    place += _REACH * _STEPS
+    below = _table().take(place.astype(np.intp), mode="clip")
+    every = np.multiply.reduce(below, axis=0)
+    # Twice the integral is the sum of (F' - F)(G' + G) with G = every / F; multiplied out, most of it telescopes.
+    growth = below[:, 1:] / below[:, :-1]
+    shares = growth @ every[:-1]
+    np.reciprocal(growth, out=growth)
+    shares -= growth @ every[1:]
+    shares += 2.0 + float(every[-1]) - float(every[0])
+    shares -= 2.0 * below[:, -1]
+    np.maximum(shares, 0.0, out=shares)
+    total = float(shares.sum())
+    found: FloatArray = shares.astype(np.float64) / total
+    return found
+
+
+def _best_rows(mean: Floats, deviation: Floats, points: int) -> FloatArray:
+    """``_best`` of several rows at once."""
+    widest = deviation.max(axis=-1, keepdims=True)
+    deviation = np.maximum(deviation, widest * _NARROWEST)[..., None]
+    mean = np.maximum(mean - mean.max(axis=-1, keepdims=True), widest * -_HOPELESS)[..., None]
+    grid = (mean + deviation * _quantiles(mean.shape[-2], points)).reshape(len(mean), 1, -1)
+    grid.sort(axis=-1)
+    place = (grid - mean) * (_STEPS / deviation) + _REACH * _STEPS
+    below = _table().take(place.astype(np.intp), mode="clip")
+    others = below.prod(axis=-2, keepdims=True) / below
+    mass = below[..., 1:] - below[..., :-1]
+    shares: FloatArray = np.einsum(
+        "...i,...i->...", mass, others[..., 1:] + others[..., :-1], dtype=np.float64
+    )
+    shares += 2.0 * (1.0 - below[..., -1])
     shares /= shares.sum(axis=-1, keepdims=True)
     return shares
+
+
+@lru_cache(maxsize=64)
+def _quantiles(arms: int, points: int) -> FloatArray:
+    """Where every arm's points lie, in its own deviations, shape (arms, n); staggered, so that equal arms share."""
+    each = max(_FEWEST_AN_ARM, points // arms)
+    normal = NormalDist(_ABOVE, _WIDER)
+    offsets = [min(max(arm * _GOLDEN % 1.0, 0.03), 0.97) for arm in range(arms)]
+    return np.array(
+        [[normal.inv_cdf((place + offset) / each) for place in range(each)] for offset in offsets]
+    )
+
+
+@lru_cache(maxsize=1)
+def _table() -> NDArray[np.float32]:
+    """The distribution function in steps fine enough to be looked up; never 0, because it is divided by."""
+    steps = int(2 * _REACH * _STEPS)
+    z = (np.arange(steps) + 0.5) / _STEPS - _REACH
+    below = np.maximum(normal_cdf(z).astype(np.float32), _LEAST)
+    below[-1] = 1.0
+    return below

@@ -21,6 +21,7 @@ from proxy.admission.meter import Meters
 from proxy.admission.rate_limited import RateLimited
 from proxy.admission.reservation import Reservation
 from proxy.compiled import CompiledTable, UpstreamHandle
+from proxy.content import Sampler
 from proxy.entrance import JSON, Entrance, Parked, limited
 from proxy.errors import ClientFault, ProxyError, Unavailable, error_body
 from proxy.http1.messages import BodyMode, Request, Responder
@@ -74,8 +75,10 @@ class DataPlane:
         uniform: Callable[[], float],
         turn: Turn,
         call_later: Callable[..., asyncio.TimerHandle],
+        sampler: Sampler | None = None,
     ) -> None:
         self.recorder = recorder
+        self.sampler = sampler
         self.meters = meters
         self.turn = turn
         self.ids = ids

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import translate
+from typing import TYPE_CHECKING
 
 from optimizer.routing import (
     Arm,
@@ -18,6 +19,7 @@ from optimizer.routing import (
     Resilience,
     Route,
     RoutingTable,
+    Sampling,
     Sticky,
     Upstream,
     Variant,
@@ -28,6 +30,10 @@ from proxy.providers.base import Codec
 from proxy.resilience.breaker import Breaker
 from proxy.resilience.follow_up import RetryBudget
 from proxy.rollout_watch import Watch
+from proxy.selectors import Reads
+
+if TYPE_CHECKING:
+    from policies.contextual import ContextualSelector
 
 _RESOLVE_CACHE = 4096
 _OPENINGS = 4096
@@ -100,8 +106,9 @@ class Health:
 class CompiledSide:
     """Arms, selector and the masks from which eligibility is intersected. Bit i stands for arm i.
 
-    ``available`` says whose credentials are there, ``health`` which of them are up. ``fixed_facts`` is the
-    recorder's: serialized facts by how a request was decided.
+    ``available`` says whose credentials are there, ``health`` which of them are up. ``contextual`` chooses by what a
+    request is like; without it ``selector`` does, which is always there. ``fixed_facts`` is the recorder's: serialized
+    facts by how a request was decided.
     """
 
     name: str
@@ -120,6 +127,7 @@ class CompiledSide:
     same_vectors: int
     upstream_masks: Mapping[str, int]
     passthrough: int
+    contextual: "ContextualSelector | None" = field(default=None, compare=False, repr=False)
     health: Health = field(default_factory=Health, compare=False, repr=False)
     fixed_facts: dict[tuple[object, ...], bytes] = field(default_factory=dict, compare=False, repr=False)
 
@@ -140,7 +148,7 @@ class CompiledRoute:
 
     ``fallback`` are the arms to go to instead of the side's own when the decided one fails. Rollout and bandit keys
     are the same in all workers of all nodes; the unit key is this node's secret. ``watch`` counts for the guards of the
-    rollout; None without one.
+    rollout; None without one. ``reads`` turns requests into vectors, on routes whose decisions look at them.
     """
 
     name: str
@@ -158,11 +166,17 @@ class CompiledRoute:
     fallback: CompiledSide | None = None
     resilience: Resilience = field(default_factory=Resilience)
     watch: Watch | None = field(default=None, compare=False, repr=False)
+    reads: Reads | None = field(default=None, compare=False, repr=False)
 
     @property
     def quota(self) -> Quota | None:
         """Limits of the route as a whole."""
         return self.source.quota if self.source is not None else None
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """Which of its requests leave their content to a judge; None for none."""
+        return self.source.sampling if self.source is not None else None
 
     @property
     def sides(self) -> tuple[CompiledSide, ...]:

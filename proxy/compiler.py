@@ -1,13 +1,15 @@
 """Turns published tables into compiled ones: pools, arms, masks and sides, reusing what did not change.
 
-Invariant: everything is built before anything of the old table is retired, so that a failure leaves it usable.
+Invariant: everything is built before anything of the old table is retired, so that a failure leaves it usable. Building
+can be done in steps with requests served between them; nobody sees a table before its last step.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
-from typing import TypeAlias
+from operator import is_
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from optimizer.routing import (
@@ -31,11 +33,18 @@ from proxy.providers.registry import CODECS
 from proxy.resilience.breaker import Board, Breaker
 from proxy.resilience.follow_up import RetryBudget
 from proxy.rollout_watch import Watches
+from proxy.selectors import Selectors
+
+if TYPE_CHECKING:
+    from policies.contextual import ContextualSelector
 
 BreakerOf: TypeAlias = Callable[[Model, Upstream], Breaker]
 
 CAPABILITIES = ("tools", "vision", "audio", "json_object", "json_schema")
 _DEFAULT_VARIANT = Variant(name="default", key="")
+_PLAIN_AT_ONCE = 10
+
+Named = TypeVar("Named", Model, Variant)
 
 
 class Compiler:
@@ -43,7 +52,8 @@ class Compiler:
 
     ``resolve_secret`` maps a secret's name to its value or None. A pool whose upstream left the table is
     handed to ``retire`` (which closes it when idle). ``unit_secret`` keys what the log keeps of users and sessions.
-    ``board`` holds the breakers and ``watches`` what is known of rollouts, from table to table.
+    ``board`` holds the breakers and ``watches`` what is known of rollouts, from table to table; ``selectors`` what was
+    loaded for contextual routes, without which they draw by their mean probabilities.
     """
 
     def __init__(
@@ -55,8 +65,10 @@ class Compiler:
         unit_secret: bytes,
         board: Board,
         watches: Watches | None = None,
+        selectors: Selectors | None = None,
     ) -> None:
         self._board = board
+        self._selectors = selectors
         self._watches = watches or Watches()
         self._make_pool = make_pool
         self._resolve_secret = resolve_secret
@@ -64,38 +76,92 @@ class Compiler:
         self._unit_secret = unit_secret
         self._handles: dict[str, UpstreamHandle] = {}
         self._previous: CompiledTable | None = None
+        self._watched: list[tuple[CompiledArm, ...]] = []
 
     def compile(self, table: RoutingTable) -> CompiledTable:
         """Build everything first, then retire what is gone: a failure leaves the old table usable."""
-        handles = {upstream.name: self._handle(upstream) for upstream in table.upstreams}
-        models = {model.name: model for model in table.models if model.upstream in handles}
-        variants = {variant.name: variant for variant in table.variants}
-        routes = {route.name: self._route(route, models, variants, handles) for route in table.routes}
-        plain = {
-            name: _plain_route(model, handles[model.upstream], self._breaker)
-            for name, model in models.items()
-        }
-        compiled = CompiledTable(table, routes, plain, handles)
+        for step in self.steps(table):
+            if step is not None:
+                return step
+        raise AssertionError("the last step is the table")
+
+    def steps(self, table: RoutingTable) -> Generator[CompiledTable | None, None, None]:
+        """``compile`` in steps of well below a millisecond each; the last one gives the table, which is then in force.
+
+        Steps that are not gone on with leave everything as it was.
+        """
+        handles: dict[str, UpstreamHandle] = {}
+        done = False
+        try:
+            for upstream in table.upstreams:
+                handles[upstream.name] = self._handle(upstream)
+            yield None
+            before = self._previous
+            models = self._models(table, handles, before)
+            variants = _kept(table.variants, before.source.variants if before is not None else ())
+            yield None
+            routes: dict[str, CompiledRoute] = {}
+            for route in table.routes:
+                routes[route.name] = self._route(route, models, variants, handles)
+                yield None
+            plain: dict[str, CompiledRoute] = {}
+            for name, model in models.items():
+                plain[name] = self._plain(model, handles[model.upstream])
+                if len(plain) % _PLAIN_AT_ONCE == 0:
+                    yield None
+            # The next table is compared with what was kept, by identity.
+            kept = replace(
+                table,
+                models=tuple([models.get(model.name, model) for model in table.models]),
+                variants=tuple(variants.values()),
+            )
+            compiled = CompiledTable(kept, routes, plain, handles)
+            done = True
+        finally:
+            if not done:
+                self._discard(handles)
+        self._commit(compiled, handles)
+        yield compiled
+
+    def _commit(self, compiled: CompiledTable, handles: dict[str, UpstreamHandle]) -> None:
         for name, old in self._handles.items():
             if name not in handles or handles[name].pool is not old.pool:
                 self._retire(old.pool)
         self._handles = handles
         self._previous = compiled
         self._watch(compiled)
-        self._watches.keep(table.routes)
-        return compiled
+        self._watches.keep(compiled.source.routes)
+
+    def _discard(self, handles: Mapping[str, UpstreamHandle]) -> None:
+        """Close the pools of a table that was not finished."""
+        in_use = {id(handle.pool) for handle in self._handles.values()}
+        for handle in handles.values():
+            if id(handle.pool) not in in_use:
+                self._retire(handle.pool)
+
+    def _models(
+        self, table: RoutingTable, handles: Mapping[str, UpstreamHandle], before: CompiledTable | None
+    ) -> dict[str, Model]:
+        """By name; those that did not change are the objects of the table before, which is quick to see later."""
+        kept = _kept(table.models, before.source.models if before is not None else ())
+        return {name: model for name, model in kept.items() if model.upstream in handles}
 
     def _breaker(self, model: Model, upstream: Upstream) -> Breaker:
         return self._board.breaker(upstream.name, model.model_id, upstream.breaker)
 
     def _watch(self, table: CompiledTable) -> None:
         """Let the breakers of ``table`` report to its sides, and to none of an older table's."""
+        sides = [side for route in (*table.routes.values(), *table.plain.values()) for side in route.sides]
+        arms = [side.arms for side in sides]
+        same = len(arms) == len(self._watched) and all(map(is_, arms, self._watched))
+        self._watched = arms
+        if same:
+            return  # sides with the same arms share what is known of their health
         watched: dict[Breaker, list[tuple[Health, int]]] = {}
-        for route in (*table.routes.values(), *table.plain.values()):
-            for side in route.sides:
-                side.health.down = _mask(arm for arm in side.arms if arm.breaker.down)
-                for arm in side.arms:
-                    watched.setdefault(arm.breaker, []).append((side.health, 1 << arm.index))
+        for side in sides:
+            side.health.down = _mask(arm for arm in side.arms if arm.breaker.down)
+            for arm in side.arms:
+                watched.setdefault(arm.breaker, []).append((side.health, 1 << arm.index))
         for breaker, places in watched.items():
             breaker.watcher = partial(_show, breaker, places)
         self._board.keep({(model.upstream, model.model_id) for model in table.source.models})
@@ -150,17 +216,14 @@ class Compiler:
         handles: Mapping[str, UpstreamHandle],
     ) -> CompiledRoute:
         old = self._previous.routes.get(route.name) if self._previous is not None else None
-        control = self._side(CONTROL, route, route.control, models, variants, handles, old)
-        candidate = (
-            self._side(CANDIDATE, route, route.candidate, models, variants, handles, old)
-            if route.candidate is not None
-            else None
-        )
-        fallback = (
-            self._side(CONTROL, route, _fallback_side(route), models, variants, handles, None)
-            if route.fallbacks
-            else None
-        )
+        known = (old.control, old.candidate, old.fallback) if old is not None else (None, None, None)
+        rest = (models, variants, handles)
+        control = self._side(CONTROL, route, route.control, *rest, known[0])
+        candidate = fallback = None
+        if route.candidate is not None:
+            candidate = self._side(CANDIDATE, route, route.candidate, *rest, known[1])
+        if route.fallbacks:
+            fallback = self._side(CONTROL, route, _fallback_side(route), *rest, known[2])
         return CompiledRoute(
             name=route.name,
             control=control,
@@ -177,7 +240,14 @@ class Compiler:
             fallback=fallback,
             resilience=route.resilience,
             watch=self._watches.watch(route),
+            reads=self._selectors.reader(route.features) if self._selectors is not None else None,
         )
+
+    def _plain(self, model: Model, handle: UpstreamHandle) -> CompiledRoute:
+        old = self._previous.plain.get(model.name) if self._previous is not None else None
+        if old is not None and _is_of(old.control.arms[0], model, handle):
+            return old
+        return _plain_route(model, handle, self._breaker)
 
     def _side(
         self,
@@ -187,30 +257,76 @@ class Compiler:
         models: Mapping[str, Model],
         variants: Mapping[str, Variant],
         handles: Mapping[str, UpstreamHandle],
-        old: CompiledRoute | None,
+        before: CompiledSide | None,
     ) -> CompiledSide:
-        before = (old.control if name == CONTROL else old.candidate) if old is not None else None
         arms = tuple(
-            _arm(
-                index,
-                route.name,
-                name,
-                arm,
-                models[arm.model],
-                variants.get(arm.variant, _DEFAULT_VARIANT),
-                handles[models[arm.model].upstream],
-                self._breaker,
-            )
-            for index, arm in enumerate(side.arms)
+            [
+                self._arm(index, route.name, name, arm, models, variants, handles, before)
+                for index, arm in enumerate(side.arms)
+            ]
         )
-        if (
-            before is not None
-            and before.arms == arms
-            and before.selector.selector_id == side.selector.id
-            and before.ids[before.baseline] == side.baseline
-        ):
+        if before is None or len(before.arms) != len(arms) or not all(map(is_, before.arms, arms)):
+            contextual = self._contextual(route, side)
+            return _assemble(name, arms, side.selector, side.baseline, contextual)
+        known = before.selector.selector_id == side.selector.id
+        if before.ids[before.baseline] != side.baseline:
+            return _assemble(name, before.arms, side.selector, side.baseline, self._contextual(route, side))
+        selectors = self._selectors
+        if selectors is not None and route.features is not None and selectors.is_pending(side.selector):
+            # What it drew by so far is nearer to what is meant than the mean over all requests.
             return before
-        return _assemble(name, arms, side.selector, side.baseline)
+        contextual = self._contextual(route, side)
+        if known and contextual is before.contextual:
+            return before
+        return replace(
+            before,
+            selector=TableSelector(side.selector.id, side.selector.probabilities),
+            policy=side.selector.policy,
+            probabilities=side.selector.probabilities,
+            contextual=contextual,
+            fixed_facts={},
+        )
+
+    def _contextual(self, route: Route, side: Side) -> "ContextualSelector | None":
+        if self._selectors is None or side.selector.index is None:
+            return None
+        return self._selectors.contextual(side.selector, route.features, len(side.arms))
+
+    def _arm(
+        self,
+        index: int,
+        route: str,
+        side: str,
+        arm: Arm,
+        models: Mapping[str, Model],
+        variants: Mapping[str, Variant],
+        handles: Mapping[str, UpstreamHandle],
+        before: CompiledSide | None,
+    ) -> CompiledArm:
+        model = models[arm.model]
+        handle = handles[model.upstream]
+        variant = variants.get(arm.variant, _DEFAULT_VARIANT)
+        if before is not None and index < len(before.arms):
+            old = before.arms[index]
+            same = _is_of(old, model, handle) and old.variant is variant
+            if same and (old.arm is arm or old.arm == arm):
+                return old
+        return _arm(index, route, side, arm, model, variant, handle, self._breaker)
+
+
+def _kept(new: Iterable[Named], old: Iterable[Named]) -> dict[str, Named]:
+    """By name; equal ones of ``old`` instead of those of ``new``, so that later a look at their identity is enough."""
+    known = {entry.name: entry for entry in old}
+    kept = {}
+    for entry in new:
+        before = known.get(entry.name)
+        kept[entry.name] = before if before is not None and before == entry else entry
+    return kept
+
+
+def _is_of(arm: CompiledArm, model: Model, handle: UpstreamHandle) -> bool:
+    """Whether the arm is one of this very model at this very upstream."""
+    return arm.model is model and arm.handle is handle
 
 
 def _raw_base(path: str, provider: str) -> bytes:
@@ -226,7 +342,13 @@ def _key(*parts: str) -> bytes:
     return blake2b("\0".join(parts).encode(), digest_size=32).digest()
 
 
-def _assemble(name: str, arms: tuple[CompiledArm, ...], selector: Selector, baseline_id: str) -> CompiledSide:
+def _assemble(
+    name: str,
+    arms: tuple[CompiledArm, ...],
+    selector: Selector,
+    baseline_id: str,
+    contextual: "ContextualSelector | None" = None,
+) -> CompiledSide:
     ids = tuple(arm.id for arm in arms)
     baseline = ids.index(baseline_id)
     contexts = tuple(arm.model.context_tokens for arm in arms)
@@ -257,6 +379,7 @@ def _assemble(name: str, arms: tuple[CompiledArm, ...], selector: Selector, base
             for name in {arm.model.upstream for arm in arms}
         },
         passthrough=_mask(arm for arm in arms if arm.handle.passthrough_auth),
+        contextual=contextual,
     )
 
 

@@ -5,9 +5,10 @@ reads one table, and what it logs suffices to replay the decision. All it leaves
 rollout.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 from optimizer.routing import EMBEDDINGS
 from proxy.compiled import CompiledArm, CompiledRoute, CompiledSide, CompiledTable
@@ -15,6 +16,9 @@ from proxy.envelope import Envelope
 from proxy.errors import ClientFault, ModelNotFound, ProxyError, Unavailable
 from proxy.headers import PIN
 from proxy.rollout_watch import Watch
+
+if TYPE_CHECKING:
+    from proxy.context import Context
 
 _TWO_POW_64 = 2.0**64
 UNIT_BYTES = 8
@@ -28,6 +32,20 @@ UNSERVED = "unserved"
 
 
 @dataclass(slots=True)
+class Sight:
+    """What a decision saw of its request, on routes that look at them.
+
+    ``draw`` is the uniform number and ``vector`` the probability of every arm of the side, when they chose; else
+    the arm was not drawn by what was seen. ``dear`` has a bit per arm that was left out for its predicted cost.
+    """
+
+    context: "Context"
+    draw: float | None = None
+    vector: Sequence[float] | None = None
+    dear: int = 0
+
+
+@dataclass(slots=True)
 class Decision:
     """Where one request goes and with what probability.
 
@@ -36,6 +54,7 @@ class Decision:
     ``side_probability`` P(side) for this unit; ``baseline`` the index of the arm the caller would have
     got without us. ``unit_hash`` is a keyed hash, or "" when the unit is the request. ``withheld`` says why a unit of
     the candidate's got control, else None. ``watch`` counts how it ends, None when the guards must not see it.
+    ``sampled`` says that it was drawn for the judge. ``sight`` is None on routes that do not look at requests.
     """
 
     route: CompiledRoute
@@ -52,6 +71,8 @@ class Decision:
     baseline: int
     ejected: int = 0
     watch: Watch | None = None
+    sampled: bool = False
+    sight: Sight | None = None
 
 
 def decide(
@@ -74,30 +95,29 @@ def decide(
         raise ModelNotFound(envelope.model)
     unit, unit_bytes = _unit(route, envelope, headers)
     side, side_probability, withheld, watch = _draw_side(route, envelope, unit_bytes, uniform, guarded)
+    sight = Sight(route.reads(envelope, headers)) if route.reads is not None else None
     if (pin := headers.get(PIN)) is not None:
         drawn, watch = side, None
-        side, index = _pinned(route, side, pin, guarded)
-        if side is not drawn:
-            side_probability, withheld = 1.0, None
-        baseline = _baseline(route, side, envelope)
+        side, index, baseline = _pinned(route, side, pin, guarded, envelope)
+        side_probability, withheld = (side_probability, withheld) if side is drawn else (1.0, None)
         mask, reason, propensity, ejected = 1 << index, "pinned", 1.0, 0
-        if not (side.available & side.endpoint_masks[envelope.endpoint] & mask):
-            raise _unavailable(side, envelope, mask)
     else:
         baseline = _baseline(route, side, envelope)
         mask, reason = _eligible(route, side, envelope, baseline)
         if watch is not None:
             watch.assigned(side.name)
         if not mask and side is route.candidate:
-            side, side_probability, withheld, watch = _stood_in_for(route, envelope, watch)
-            baseline = _baseline(route, side, envelope)
-            mask, reason = _eligible(route, side, envelope, baseline)
+            side_probability, withheld, side, baseline = _stood_in_for(route, envelope, watch)
+            watch, (mask, reason) = None, _eligible(route, side, envelope, baseline)
         if not mask:
             raise _nobody(side, envelope, watch)
         if ejected := mask & side.health.down:
             mask, ejected, reason = _eject(mask, ejected, reason)
         draw = uniform() if unit_bytes is None else _hash_uniform(route.bandit_key, unit_bytes)
-        index, propensity = side.selector.choose(draw, mask)
+        if sight is None:
+            index, propensity = side.selector.choose(draw, mask)
+        else:
+            index, propensity, mask, reason = _look(sight, side, draw, mask, reason)
     return Decision(
         route=route,
         side=side,
@@ -113,7 +133,25 @@ def decide(
         baseline=baseline,
         ejected=ejected,
         watch=watch,
+        sight=sight,
     )
+
+
+def _look(
+    sight: Sight, side: CompiledSide, draw: float, mask: int, reason: str
+) -> tuple[int, float, int, str]:
+    """Choose by what the request is like: the arm, its probability, who was eligible, and the reason."""
+    selector, x = side.contextual, sight.context.x
+    if selector is None or not mask & (mask - 1):
+        return *side.selector.choose(draw, mask), mask, reason
+    if selector.capped and (dear := mask & ~selector.affordable(x, mask)):
+        sight.dear = dear
+        mask ^= dear
+        if reason == "bandit" and mask.bit_count() == 1:
+            reason = "single"
+    index, vector = selector.choose(draw, mask, x)
+    sight.draw, sight.vector = draw, vector
+    return index, vector[index], mask, reason
 
 
 def _eject(mask: int, ejected: int, reason: str) -> tuple[int, int, str]:
@@ -137,8 +175,13 @@ def room_tokens(envelope: Envelope) -> int:
 def filtered_reasons(decision: Decision, envelope: Envelope) -> dict[str, str]:
     """Why each ineligible arm of the decided side was left out, for the log."""
     side, mask, ejected = decision.side, decision.mask, decision.ejected
+    dear = decision.sight.dear if decision.sight is not None else 0
     return {
-        arm.id: "breaker open" if ejected >> arm.index & 1 else _why_not(side, arm, envelope, decision.reason)
+        arm.id: "breaker open"
+        if ejected >> arm.index & 1
+        else "predicted to cost more than a request may"
+        if dear >> arm.index & 1
+        else _why_not(side, arm, envelope, decision.reason)
         for arm in side.arms
         if not mask >> arm.index & 1
     }
@@ -198,11 +241,14 @@ def _draw_side(
 
 def _stood_in_for(
     route: CompiledRoute, envelope: Envelope, watch: Watch | None
-) -> tuple[CompiledSide, float, str | None, Watch | None]:
-    """Control, for a request that the candidate can't serve: that must not cost its caller anything, but is counted."""
+) -> tuple[float, str, CompiledSide, int]:
+    """Control and its baseline, for a request that the candidate can't serve.
+
+    That must not cost its caller anything, but is counted.
+    """
     assert route.candidate is not None
     _nobody(route.candidate, envelope, watch)
-    return route.control, 1.0, UNSERVED, None
+    return 1.0, UNSERVED, route.control, _baseline(route, route.control, envelope)
 
 
 def _is_controls(route: CompiledRoute, candidate: CompiledSide, envelope: Envelope) -> bool:
@@ -236,14 +282,19 @@ def _of_model(side: CompiledSide, home: CompiledArm) -> int:
     return sum(1 << arm.index for arm in side.arms if arm.model.model_id == home.model.model_id)
 
 
-def _pinned(route: CompiledRoute, side: CompiledSide, pin: bytes, guarded: bool) -> tuple[CompiledSide, int]:
+def _pinned(
+    route: CompiledRoute, side: CompiledSide, pin: bytes, guarded: bool, envelope: Envelope
+) -> tuple[CompiledSide, int, int]:
+    """Where the arm of that name is, and the baseline there; nobody stands in for one that is not available."""
     name = pin.decode("latin-1")
     reachable = guarded and (route.watch is None or not route.watch.stopped)
     for choice in (side, route.control, route.candidate if reachable else None):
         if choice is not None:
             index = choice.index_of(name)
             if index is not None:
-                return choice, index
+                if not (choice.available & choice.endpoint_masks[envelope.endpoint] & 1 << index):
+                    raise _unavailable(choice, envelope, 1 << index)
+                return choice, index, _baseline(route, choice, envelope)
     raise ClientFault(
         f"x-llm-optimizer-pin names {name[:200]!r}, which is no arm of route {route.name!r}. "
         f"Its arms: {', '.join(side.ids[:_LISTED_ARMS])}{' ...' if len(side.ids) > _LISTED_ARMS else ''}.",

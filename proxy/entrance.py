@@ -14,13 +14,14 @@ import orjson
 
 from optimizer.ids import RequestIds
 from optimizer.keys import ClientKey
-from optimizer.routing import Quota
+from optimizer.routing import Quota, Sampling
 from proxy import headers as crossing
 from proxy.admission.keyring import may_use
 from proxy.admission.meter import Meters
 from proxy.admission.rate_limited import RateLimited
 from proxy.admission.reservation import Reservation
 from proxy.compiled import CompiledTable
+from proxy.content import Sampler
 from proxy.dispatch import Decision, decide
 from proxy.envelope import Envelope, parse
 from proxy.errors import ClientFault, Overloaded, ProxyError
@@ -49,6 +50,7 @@ class Shared(Protocol):
     guarded: bool
     in_flight: int
     buffered_reply_bytes: int
+    sampler: Sampler | None
     uniform: Callable[[], float]
     call_later: Callable[..., asyncio.TimerHandle]
 
@@ -215,6 +217,8 @@ class Entrance:
             table_version=table.version,
             started_ms=started_ms,
         )
+        if decision.route.sampling is not None:
+            self._sample(exchange, decision.route.sampling)
         caller = request.caller
         subjects = (
             limited(caller, decision) if caller is not None or decision.route.quota is not None else None
@@ -223,6 +227,21 @@ class Entrance:
             self._reserve_for(exchange, subjects, endpoint, request, responder)
         else:
             self._start(exchange, responder)
+
+    def _sample(self, exchange: Exchange, sampling: Sampling) -> None:
+        """Draw for the judge whether the content of this request is kept."""
+        sampler = self._shared.sampler
+        if sampler is not None:
+            asked = sampler.draw(
+                sampling,
+                exchange.decision,
+                exchange.envelope,
+                request_id=exchange.request_id,
+                started_ms=exchange.started_ms,
+                uniform=self._shared.uniform,
+            )
+            if asked is not None:
+                exchange.sample(asked)
 
     def _crashed(self, responder: Responder) -> None:
         _log.exception("a request could not be begun")

@@ -16,6 +16,7 @@ from proxy import headers as crossing
 from proxy import pursuit
 from proxy.attempt import Attempt, joined
 from proxy.compiled import CompiledArm
+from proxy.content import Asked
 from proxy.continuation import ANSWER_BYTES, Seam, continued, is_continuable
 from proxy.dispatch import Decision
 from proxy.envelope import Envelope
@@ -61,6 +62,7 @@ class Exchange:
     # Defaults of the class: most requests never set most of these, and every one is created on the hot path.
     _reservation: Reserved | None = None
     own_rates = False
+    _asked: Asked | None = None
     _hold: asyncio.TimerHandle | None = None
     _seam: Seam | None = None
     _said = ""
@@ -101,6 +103,10 @@ class Exchange:
         self._reservation = reservation
         self.own_rates = True
 
+    def sample(self, asked: Asked) -> None:
+        """The request was drawn for the judge, who gets the answer once the caller has it."""
+        self._asked = asked
+
     def begin(self) -> None:
         """Send the prepared request upstream."""
         try:
@@ -113,6 +119,8 @@ class Exchange:
     def opened(self, attempt: Attempt) -> None:
         self._pursuit.opened(attempt)
         decoder = attempt.decoder
+        if self._asked is not None:
+            self._asked.listen(attempt)
         if self._seam is not None and decoder is None:
             attempt.fail(ProtocolFault("The upstream did not answer with a plain event stream."))
         elif attempt.aside is not None:
@@ -152,6 +160,8 @@ class Exchange:
         if cost is not None:
             block += b"x-llm-optimizer-cost-usd: %.9g\r\n" % cost
         self._responder.reply(200, block, body)
+        if self._asked is not None:
+            self._asked.answered(attempt, body)
         self._release()
 
     def ended(self, attempt: Attempt) -> None:
@@ -168,6 +178,8 @@ class Exchange:
         if not self._responder.started:
             self._responder.start(200, self._head_block(attempt), None)
         self._responder.finish(data)
+        if self._asked is not None and self._seam is None:
+            self._asked.ended(attempt)
         self._release()
 
     def failed(self, attempt: Attempt, failure: Failure, refusal: Refusal) -> None:

@@ -5,7 +5,7 @@ exclude (the caller's own credential, state held by a provider, vectors of anoth
 A pinned request and a plain model have nobody to turn to.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from optimizer.routing import EMBEDDINGS
 from proxy.compiled import CompiledArm, CompiledSide
@@ -63,7 +63,10 @@ def _by_preference(
     failed: CompiledArm,
 ) -> list[CompiledArm]:
     arms = _of_side(side, decision, envelope, tried)
-    return sorted(arms, key=lambda arm: (_same_upstream(arm, failed), -side.probabilities[arm.index]))
+    shares: Sequence[float] = side.probabilities
+    if decision.side is side and decision.sight is not None and decision.sight.vector is not None:
+        shares = decision.sight.vector
+    return sorted(arms, key=lambda arm: (_same_upstream(arm, failed), -shares[arm.index]))
 
 
 def _same_upstream(arm: CompiledArm, other: CompiledArm) -> bool:

@@ -4,6 +4,7 @@ Field meanings are in ``optimizer.events``. Nothing of the prompt, the completio
 here; only names, counts, times and numbers.
 """
 
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from optimizer import events
 from optimizer.log.writer import LogWriter, encode
 from optimizer.routing import EMBEDDINGS
 from proxy.compiled import CompiledArm
-from proxy.dispatch import Decision, filtered_reasons
+from proxy.dispatch import Decision, Sight, filtered_reasons
 from proxy.envelope import Envelope
 from proxy.errors import CredentialsRefused
 from proxy.pricing import cost_usd
@@ -113,6 +114,8 @@ class Recorder:
         data = _ended(table_version, timing, ending)
         data["requested_model"] = envelope.model[:_NAME_CHARS]
         _decided(data, decision, envelope)
+        if decision.sight is not None:
+            _saw(data, decision, decision.sight)
         _attempt(data, decision, timing, ending)
         arm, route = (tried[-1].arm if tried else decision.arm), decision.route
         cost = _facts(data, arm, envelope.endpoint, facts, judged=not continued)
@@ -121,7 +124,7 @@ class Recorder:
         if continued:
             data["continued"] = True
         self._count("" if route.plain else route.name, arm.id, decision.side.name, ending.outcome)
-        if len(decision.side.arms) > events.INLINE_VECTOR_ARMS:
+        if len(decision.side.arms) > events.INLINE_VECTOR_ARMS and "probabilities" not in data:
             data["vector"] = self._vector(decision, timing.started_ms)
         # What is the same for every request of this arm was serialized once; the rest joins it as bytes.
         fixed = self._fixed(decision, envelope)
@@ -165,8 +168,10 @@ class Recorder:
     def _fixed(self, decision: Decision, envelope: Envelope) -> bytes:
         """The opening of ``data``, up to a comma: what is the same for all requests decided this way."""
         side, arm = decision.side, decision.arm
+        drawn_anew = decision.sight is not None and decision.sight.vector is not None
         key = (
             arm.index,
+            drawn_anew,
             decision.mask,
             envelope.endpoint,
             envelope.stream,
@@ -194,7 +199,6 @@ class Recorder:
             "policy": side.policy,
             "side_probability": decision.side_probability,
             "rollout": decision.route.rollout,
-            "propensity": decision.propensity,
             "reason": decision.reason,
             "randomised": decision.randomised,
             "unit": decision.unit,
@@ -205,9 +209,12 @@ class Recorder:
             "gen_ai.request.model": arm.model.model_id,
             "price_version": arm.price.version if arm.price is not None else None,
         }
+        if not drawn_anew:
+            data["propensity"] = decision.propensity
         if not plain and len(side.arms) <= events.INLINE_VECTOR_ARMS:
             data["arms"] = side.ids
-            data["probabilities"] = side.selector.vector(decision.mask)
+            if not drawn_anew:
+                data["probabilities"] = side.selector.vector(decision.mask)
         if decision.withheld is not None:
             data[decision.withheld] = True
         if len(side.fixed_facts) >= _FIXED_FACTS:
@@ -271,6 +278,27 @@ def _decided(data: dict[str, Any], decision: Decision, envelope: Envelope) -> No
         data["unit_hash"] = decision.unit_hash
     if decision.mask != decision.side.full:
         data["filtered"] = filtered_reasons(decision, envelope)
+    sampling = decision.route.sampling
+    if sampling is not None:
+        data["sampling_rate"] = sampling.rate
+        if decision.sampled:
+            data["sampled"] = True
+
+
+def _saw(data: dict[str, Any], decision: Decision, sight: Sight) -> None:
+    """What the decision looked at, and what came of it for this request alone."""
+    source, context = decision.route.source, sight.context
+    if source is not None and source.features is not None:
+        data["context"] = {
+            "version": source.features.version,
+            "x": b64encode(context.x.astype("<f4", copy=False).tobytes()).decode("ascii"),
+        }
+    if context.sketch is not None:
+        data["sketch"] = b64encode(context.sketch).decode("ascii")
+    if sight.vector is not None:
+        data["draw"] = sight.draw
+        data["propensity"] = decision.propensity
+        data["probabilities"] = sight.vector
 
 
 def _attempt(data: dict[str, Any], decision: Decision, timing: Timing, ending: Ending) -> None:

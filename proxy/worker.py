@@ -22,9 +22,9 @@ import uvloop
 from optimizer import events
 from optimizer.guard import age_s
 from optimizer.ids import RequestIds
-from optimizer.log.node import StateDirectory
+from optimizer.log.node import StateDirectory, source_name
 from optimizer.log.writer import DETAIL, VITAL, LogWriter, WriterBounds, encode, event_source
-from optimizer.routing import Limits, RoutingTable, Upstream
+from optimizer.routing import Limits, Upstream
 from optimizer.table_file import TableReader
 from proxy.admin_link import AdminLink
 from proxy.admission.keyring import Keyring
@@ -32,8 +32,11 @@ from proxy.admission.lease_client import LeaseClient
 from proxy.admission.meter import Meters
 from proxy.admission.shedding import Shedder
 from proxy.app import DataPlane
+from proxy.compiled import CompiledTable
 from proxy.compiler import Compiler
+from proxy.config.numerics import one_thread_for_numpy
 from proxy.config.resolver import SecretResolver
+from proxy.content import ContentWriter, Sampler
 from proxy.feedback_endpoint import FeedbackEndpoint
 from proxy.http1.client import Origin, Pool
 from proxy.http1.server import Server
@@ -41,7 +44,9 @@ from proxy.logs import configure
 from proxy.record import Recorder
 from proxy.resilience.breaker import Board
 from proxy.rollout_watch import Watches
+from proxy.selectors import Selectors
 from proxy.supervisor_link import QUICKLY, Link, Message
+from proxy.table_intake import TableIntake
 from proxy.turn import Turn
 from proxy.worker_departure import Departure
 from proxy.worker_stats import OutcomeCounts, process_facts
@@ -50,6 +55,8 @@ ROLE = "worker"
 _TABLE_POLL_S = 0.1
 _STATS_S = 0.25
 _QUIET_STATS_S = 2.0
+# How long the loop waits for a thread that computes: one that loads files of contextual routes, numpy the first time.
+_SWITCH_S = 0.001
 # M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD of malloc.h, in bytes.
 _MALLOC = {-1: 32 * 1024 * 1024, -2: 1024 * 1024, -3: 4 * 1024 * 1024}
 
@@ -73,12 +80,11 @@ class Worker:
         self._incarnation = incarnation
         self._resolver = resolver
         self._started = monotonic()
-        self._reader = TableReader(state.table_file)
+        reader = TableReader(state.table_file)
         self._limits = Limits()
         self._guard_lease_s = 10.0
-        self._unusable = 0
         self._source = event_source(state.node, ROLE, incarnation)
-        first = self._reader.poll()
+        first = reader.poll()
         self._writer = LogWriter(
             state.log_directory,
             node=state.node,
@@ -87,6 +93,9 @@ class Worker:
             bounds=WriterBounds() if first is None else WriterBounds(segment_bytes=first.segment_bytes),
         )
         self._counts = OutcomeCounts()
+        self._content = ContentWriter(
+            state.content_directory, source=source_name(state.node, incarnation, ROLE)
+        )
         self.keyring = Keyring(state.key_file, pepper=state.key_pepper, now=time)
         self._admin_pool = Pool(_optimizer_origin(str(state.optimizer_socket)), loop=loop)
         # Of its own: whoever reads admin replies slowly must not stand in the way of limits.
@@ -98,14 +107,9 @@ class Worker:
         self._board = Board(clock=perf_counter, uniform=self.plane.uniform)
         self._watches = Watches()
         self._watches.on_stop = self._append_report
-        self._compiler = Compiler(
-            make_pool=lambda origin: Pool(origin, loop=loop),
-            resolve_secret=resolver.resolve,
-            retire=self._retired.append,
-            unit_secret=state.id_key,
-            board=self._board,
-            watches=self._watches,
-        )
+        self._selectors = Selectors(state.selector_directory)
+        self._reader = reader
+        self._intake = self._make_intake(reader)
         self.server = Server(self.plane, lambda: self._limits, loop=loop)
         self._timers: list[asyncio.TimerHandle] = []
         self._last_report = 0.0
@@ -114,7 +118,21 @@ class Worker:
         self._lag_ms = 0.0
         self._due = 0.0
         if first is not None:
-            self._use(first)
+            self._intake.take(first)
+
+    def _make_intake(self, reader: TableReader) -> TableIntake:
+        """What brings new tables, with the parts that last from table to table."""
+        loop = self._loop
+        compiler = Compiler(
+            make_pool=lambda origin: Pool(origin, loop=loop),
+            resolve_secret=self._resolver.resolve,
+            retire=self._retired.append,
+            unit_secret=self._state.id_key,
+            board=self._board,
+            watches=self._watches,
+            selectors=self._selectors,
+        )
+        return TableIntake(reader, self._selectors, compiler, use=self._use, loop=loop)
 
     def _make_plane(self, uniform: Callable[[], float]) -> DataPlane:
         """The application, with the parts that it shares with nobody."""
@@ -132,6 +150,7 @@ class Worker:
             meters=self.meters,
             turn=Turn(loop.call_soon, Shedder(self._limits.shed_delay_s)),
             call_later=loop.call_later,
+            sampler=Sampler(self._content),
         )
 
     async def start(self, host: str, port: int, *, reuse_port: bool = False) -> int:
@@ -172,29 +191,23 @@ class Worker:
         for timer in self._timers:
             timer.cancel()
         self.meters.close()
+        self._intake.close()
         self._append_report()
         if self.plane.table is not None:
             for handle in self.plane.table.handles.values():
                 handle.pool.close()
         for pool in (*self._retired, self._admin_pool, self._lease_pool):
             pool.close()
+        self._content.close()
         self._writer.close()
 
     def refresh(self) -> bool:
         """Take over new client keys, and a new table if there is one; True when the table changed."""
         self.keyring.poll()
-        table = self._reader.poll()
-        if table is None:
-            return False
-        return self._use(table)
+        return self._intake.take_new()
 
-    def _use(self, table: RoutingTable) -> bool:
-        try:
-            compiled = self._compiler.compile(table)
-        except Exception:  # noqa: BLE001  # whatever is wrong with it, the old one serves on, whole
-            self._unusable += 1
-            _log.exception("the new routing table could not be used; the old one stays")
-            return False
+    def _use(self, compiled: CompiledTable) -> None:
+        table = compiled.source
         self.keyring.required = table.access.client_keys
         self.meters.rates_open = table.access.rates_open
         self.meters.budgets_open = table.access.budgets_open
@@ -202,13 +215,11 @@ class Worker:
         self._limits = table.limits
         self._guard_lease_s = table.guard_lease_s
         self.plane.use(compiled)
-        return True
 
     def learn_secrets(self, values: Mapping[str, str]) -> None:
         """Take literal secrets from the supervisor and make arms that waited for them available."""
         self._resolver.add_literals(values)
-        if self.plane.table is not None:
-            self._use(self.plane.table.source)
+        self._intake.again()
 
     @property
     def port_ready(self) -> bool:
@@ -217,10 +228,12 @@ class Worker:
     def _poll(self) -> None:
         now = self._loop.time()
         self._lag_ms = max(self._lag_ms, (now - self._due) * 1000)
-        self.refresh()
+        self.keyring.poll()
+        self._intake.poll()
         self.plane.guarded = age_s(self._state.guard_file, time()) <= self._guard_lease_s
         self._close_retired()
         self._board.tick()
+        self._content.tick()
         self._due = now + _TABLE_POLL_S
         self._timers[0] = self._loop.call_later(_TABLE_POLL_S, self._poll)
 
@@ -258,8 +271,10 @@ class Worker:
             "evicted": self.server.evicted,
             "upstreams": {name: (pool.busy, pool.idle, pool.waiting) for name, pool in pools.items()},
             "lost": dict(self._writer.lost),
+            "content": self._content.report(),
             "log": self._writer.state(),
-            "refused_tables": self._reader.refused.total() + self._unusable,
+            "refused_tables": self._reader.refused.total() + self._intake.unusable,
+            "index_refused": dict(self._selectors.refused),
             "refused_key_files": self.keyring.refused.total(),
             "guarded": self.plane.guarded,
             "breakers": self._board.report(),
@@ -354,6 +369,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--log-style", default="auto")
     options = parser.parse_args(arguments)
     _keep_freed_memory()
+    one_thread_for_numpy()
+    sys.setswitchinterval(_SWITCH_S)
     configure(level=options.log_level, style=options.log_style)
     return uvloop.run(_main(options))
 

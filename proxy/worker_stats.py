@@ -21,6 +21,8 @@ Guards read these counts, so that a learner that is behind on its reading never 
 - ``log``: {``diverted``: 1 while the disk is so slow that lines wait, else 0; ``diversions``: how often so far;
   ``queued_bytes``: what waits now}
 - ``refused_tables``: routing tables refused so far
+- ``index_refused``: {reason: files of contextual routes refused so far}; their routes draw by mean probabilities
+- ``content``: what the judge's samples came to so far, see ``proxy.content.ContentWriter.report``
 - ``refused_key_files``: client key files refused so far
 - ``guarded``: whether the optimizer is alive, as far as this worker can see
 - ``breakers``: list of [upstream, model id, ``closed|half_open|open``, times opened so far] of those that are not

@@ -6,6 +6,7 @@ Adding one: a module with a function ``(Context) -> Report``, and one line here.
 from collections.abc import Callable, Mapping
 
 from loadtests.scenarios import (
+    contextual,
     faulty,
     hostile,
     latency,
@@ -26,7 +27,11 @@ SCENARIOS: Mapping[str, Scenario] = {
     "decision": parts.decision,
     "event": parts.event,
     "stages": stages.stages,
+    "contextual": contextual.decision,
+    "contextual-tables": contextual.tables,
+    "contextual-throughput": contextual.throughput,
     "learner": learning.learner,
+    "learner_contextual": learning.contextual_learner,
     "start": starting.start,
     "unary": throughput.unary,
     "variants": throughput.variants,

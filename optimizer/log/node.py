@@ -18,7 +18,17 @@ from optimizer.durable import replace_file
 from optimizer.ids import KEY_BYTES
 from optimizer.keys import PEPPER_BYTES
 
-_SUBDIRECTORIES = ("secrets", "table", "log", "index", "run", "config", "config/history")
+_SUBDIRECTORIES = (
+    "secrets",
+    "table",
+    "selectors",
+    "log",
+    "index",
+    "content",
+    "run",
+    "config",
+    "config/history",
+)
 _LOW_32 = 0xFFFF_FFFF
 # sockaddr_un holds 108 bytes on Linux and 104 on macOS, the closing zero included.
 _SOCKET_PATH_BYTES = 103
@@ -48,8 +58,11 @@ class StateDirectory:
         self.key_pepper_file = root / "secrets" / "keys.pepper"
         self.table_file = root / "table" / "table.json"
         self.key_file = root / "table" / "keys.json"
+        self.selector_directory = root / "selectors"
         self.log_directory = root / "log"
         self.index_directory = root / "index"
+        self.content_directory = root / "content"
+        self.judge_file = root / "judge.json"
         self.database_file = root / "learner.sqlite3"
         self.control_database_file = root / "control.sqlite3"
         self.limits_file = root / "limits.sqlite3"

@@ -17,7 +17,7 @@ from optimizer.rollouts.records import (
     Rollout,
     Status,
 )
-from optimizer.settings import HealthChecks, Objective, PolicySettings, RolloutPlan, Stage
+from optimizer.settings import Constraints, HealthChecks, Objective, PolicySettings, RolloutPlan, Stage
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -55,6 +55,7 @@ def candidate_of(raw: Mapping[str, Any]) -> Candidate:
         arms=tuple,
         policy=lambda row: _build(PolicySettings, row),
         objectives=lambda rows: tuple(_build(Objective, row) for row in rows),
+        constraints=lambda row: _build(Constraints, row),
     )
 
 

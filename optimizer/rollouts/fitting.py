@@ -102,6 +102,7 @@ def alike(one: Candidate, other: Candidate) -> bool:
         one.arms == other.arms
         and one.baseline == other.baseline
         and one.objectives == other.objectives
+        and one.constraints == other.constraints
         and _alike(one.policy, other.policy)
     )
 

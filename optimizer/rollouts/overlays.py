@@ -59,7 +59,7 @@ def apply(route: RouteSettings, candidate: Candidate, *, file: RouteSettings | N
         if unknown or not candidate.arms:
             raise ValueError(f"route {route.name}: no arm {', '.join(map(repr, unknown)) or 'at all'}")
         changes["arms"] = tuple(own[arm] for arm in candidate.arms)
-    for name in ("baseline", "policy", "objectives"):
+    for name in ("baseline", "policy", "objectives", "constraints"):
         value = getattr(candidate, name)
         if value is not None:
             changes[name] = value

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from optimizer.settings import Objective, PolicySettings, RolloutPlan
+from optimizer.settings import Constraints, Objective, PolicySettings, RolloutPlan
 
 API: Final = "api"
 LOOP: Final = "loop"
@@ -48,6 +48,7 @@ class Candidate:
     baseline: str | None = None
     policy: PolicySettings | None = None
     objectives: tuple[Objective, ...] | None = None
+    constraints: Constraints | None = None
 
 
 @dataclass(frozen=True, slots=True)

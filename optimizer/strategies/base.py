@@ -60,6 +60,8 @@ class Situation:
         requests_per_s: Recent traffic of the route, 0 when unknown.
         now: Unix seconds.
         trials: The randomised slice, None when there is none.
+        published: The shares of ``route``'s arms in the table in use, which a steered route's evidence alone does not
+            tell; empty when unknown.
     """
 
     route: RouteSettings
@@ -69,6 +71,15 @@ class Situation:
     requests_per_s: float
     now: float
     trials: TrialResults | None = None
+    published: Mapping[str, float] = field(default_factory=dict)
+
+
+def takes_constraints(route: RouteSettings) -> bool:
+    """Whether a change of the route is a matter of constraints: it looks at requests or keeps some already.
+
+    Its policy may still be another one than that which can; see ``optimizer.strategies.steering``.
+    """
+    return route.context is not None or route.constraints.any
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 With a quality threshold or floor the expected cost is minimised under it. Without one the target alone was asked for:
 then exactly the target is saved, with as little loss of quality (while it is rated) or as few moved requests as
-possible. Costs are dollars per request against the baseline arm; a target that can not be met is answered with the
-nearest one that can.
+possible. A steered route is held to the target by constraints instead. Costs are dollars per request against the
+baseline arm; a target that can not be met is answered with the nearest one that can.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from optimizer.settings import RouteSettings, Settings
 from optimizer.strategies.base import (
     INFEASIBLE,
     NO_IMPROVEMENT,
+    NOT_APPLICABLE,
     NOT_ENOUGH_DATA,
     QUALITY_FLOOR,
     QUALITY_THRESHOLD,
@@ -26,9 +27,11 @@ from optimizer.strategies.base import (
     Parameter,
     Situation,
     read_keeping,
+    takes_constraints,
 )
 from optimizer.strategies.figures import ENOUGH, WIDTH, Belief, Figures
 from optimizer.strategies.keeping import MATERIAL, Keeping, affordable
+from optimizer.strategies.steering import bounds, bounds_text, held_already, tightened, unpriced
 from optimizer.strategies.words import arms_text, fixed_candidate, ids_at, learning_off, percent, usd
 from policies.types import FloatArray
 
@@ -84,11 +87,37 @@ class CostReduction:
                 f"The route saves {percent(saved)} already and keeps what has to be kept; the target is "
                 f"{percent(target)}.",
             )
-        search = _Search(keeping, cost, target)
+        steered = takes_constraints(situation.route)
+        search = _Search(keeping, cost, target, exactly=steered or not keeping.asks_quality)
         shares = search.answer()
         if shares is None:
             return search.why_not()
+        if steered:
+            return self._steered(figures, keeping, shares, target)
         return self._proposal(figures, keeping, cost, shares, target)
+
+    def _steered(
+        self, figures: Figures, keeping: Keeping, shares: FloatArray, target: float
+    ) -> Proposal | NoProposal:
+        """Bounds instead of shares; ``shares`` keep them and tell what is expected at least."""
+        route = figures.situation.route
+        strangers = unpriced(route, figures.situation.settings)
+        if strangers:
+            return NoProposal(
+                NOT_APPLICABLE,
+                f"The price of {', '.join(strangers)} is unknown, so {route.name} can not be held to a cost. Give "
+                f"`price` under models.",
+            )
+        wanted = bounds(reduction=target, quality_ratio=keeping.ratio, quality_floor=keeping.floor)
+        candidate = tightened(route, wanted)
+        if candidate is None:
+            return held_already(route)
+        summary = (
+            f"Hold {route.name} to {bounds_text(wanted)} while it goes on learning; the same shares for all requests, "
+            f"{arms_text(figures, shares)}, would keep that."
+        )
+        proposal = figures.proposal(candidate, shares, summary)
+        return replace(proposal, quality_ratio=keeping.guarded_ratio)
 
     def _proposal(
         self, figures: Figures, keeping: Keeping, cost: Belief, shares: FloatArray, target: float
@@ -116,8 +145,10 @@ class CostReduction:
 class _Search:
     """The mixture that may be proposed, or why there is none."""
 
-    def __init__(self, keeping: Keeping, cost: Belief, target: float) -> None:
+    def __init__(self, keeping: Keeping, cost: Belief, target: float, *, exactly: bool) -> None:
+        """``exactly``: save the target and no more, with the least loss of quality."""
         self._keeping = keeping
+        self._exactly = exactly
         self._cost = cost
         self._target = target
         self._base = float(cost.mean[keeping.figures.baseline])
@@ -128,7 +159,7 @@ class _Search:
         """The shares to propose, with every bound ``width`` standard deviations away."""
         keeping = self._keeping
         constraints = keeping.constraints(width=width)
-        if not keeping.asks_quality:
+        if self._exactly:
             return keeping.best(keeping.reluctant(), self._judged, [*constraints, self._affordable])
         shares = keeping.best(self._cost.mean, self._judged, constraints)
         return shares if shares is not None and self._affordable.slack(shares) >= 0.0 else None

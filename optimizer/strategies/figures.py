@@ -19,7 +19,7 @@ from optimizer.publisher import build_side, params_of, rounded
 from optimizer.rollouts.records import Candidate, Effect, Proposal
 from optimizer.routing import Side
 from optimizer.settings import RouteSettings
-from optimizer.strategies.base import CONFIDENCE, Situation
+from optimizer.strategies.base import CONFIDENCE, Situation, takes_constraints
 from optimizer.strategies.solver import ArmMask
 from policies.mixing import effective_floor
 from policies.objective import LOG_METRICS, Utility, linear, posterior_of
@@ -183,8 +183,11 @@ class Figures:
 
     @cached_property
     def present(self) -> FloatArray:
-        """The shares that the route gives now."""
-        return self.shares_of(self.situation.route)
+        """The shares that the route gives now; where each request has its own, their mean."""
+        route, published = self.situation.route, self.situation.published
+        if takes_constraints(route) and {arm.id for arm in route.arms} == set(published):
+            return np.array([published.get(arm, 0.0) for arm in self.ids])
+        return self.shares_of(route)
 
     def shares_of(self, route: RouteSettings) -> FloatArray:
         """The shares that ``route``, made of this file's arms, would give on this evidence.

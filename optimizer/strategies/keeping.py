@@ -36,6 +36,8 @@ _STEPS: Final = 40
 
 PACE: Final = "latency"
 
+OWN: Final = "constraints"
+
 _PACED: Final = frozenset(("cost_reduction", "multi_objective"))
 """Strategies that would trade speed away; the others have it as their aim."""
 
@@ -136,7 +138,25 @@ class Keeping:
             )
         if quality is not None and self.floor is not None:
             found.append(Constraint("quality_floor", quality.mean - width * quality.spread, self.floor))
-        return [*found, *self._pace(), *self.standing(width=width)]
+        return [*found, *self.own(width=width), *self._pace(), *self.standing(width=width)]
+
+    def own(self, *, width: float = WIDTH) -> list[Constraint]:
+        """The constraints that the route has already: no proposal may ask for what breaks them."""
+        figures, own = self.figures, self.figures.situation.route.constraints
+        baseline, quality, cost = figures.baseline, figures.quality, figures.cost
+        found: list[Constraint] = []
+        if quality is not None and own.quality_ratio is not None:
+            found.append(Constraint(OWN, relative(quality, baseline, own.quality_ratio, width=width), 0.0))
+        if quality is not None and own.quality_floor is not None:
+            found.append(Constraint(OWN, quality.mean - width * quality.spread, own.quality_floor))
+        if cost is not None and own.cost_ratio is not None:
+            found.append(affordable(cost, baseline, 1.0 - own.cost_ratio))
+        if cost is not None and own.cost_per_request_usd is not None:
+            found.append(Constraint(OWN, -cost.mean, -own.cost_per_request_usd))
+        posterior = figures.posterior(figures.speed, maximize=False)
+        if posterior is not None and own.latency_p95_ms is not None:
+            found.append(on_time(slower(posterior, own.latency_p95_ms / 1000.0, width=width)))
+        return found
 
     def best_at_any_pace(self, charges: FloatArray, free: ArmMask, also: Sequence[Constraint]) -> bool:
         """Whether something would do if slower arms were let pass; for explanations."""

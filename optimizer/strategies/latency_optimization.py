@@ -3,8 +3,8 @@
 A percentile of a mixture is not the mixture of percentiles, but a share of slow replies is: P(slower than the target)
 of each arm, from its log-normal posterior at the unfavourable end, mixes linearly, and at most 5 % may be slower. Of
 all mixtures that reach the target the one is proposed that loses least quality (while it is rated), else moves the
-fewest requests. Without a target the expected duration is minimised. Time is that to the first token when most replies
-are streams.
+fewest requests. A steered route is held to the target by constraints instead. Without a target the expected duration
+is minimised. Time is that to the first token when most replies are streams.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from optimizer.settings import RouteSettings, Settings
 from optimizer.strategies.base import (
     INFEASIBLE,
     NO_IMPROVEMENT,
+    NOT_APPLICABLE,
     NOT_ENOUGH_DATA,
     QUALITY_FLOOR,
     QUALITY_THRESHOLD,
@@ -27,10 +28,12 @@ from optimizer.strategies.base import (
     Parameter,
     Situation,
     read_keeping,
+    takes_constraints,
 )
 from optimizer.strategies.figures import ENOUGH, MOST_SLOW, WIDTH, Belief, Figures, slower
 from optimizer.strategies.keeping import HARDLY_LATE, MATERIAL, Keeping, on_time
 from optimizer.strategies.solver import ArmMask
+from optimizer.strategies.steering import bounds, bounds_text, held_already, tightened
 from optimizer.strategies.words import arms_text, fixed_candidate, ids_at, learning_off, percent
 from policies.posterior import Posterior
 from policies.types import FloatArray
@@ -75,6 +78,12 @@ class LatencyOptimization:
         assert speed is not None
         assert posterior is not None
         target = parameters["target_p95_ms"]
+        if target is None and takes_constraints(situation.route):
+            return NoProposal(
+                NOT_APPLICABLE,
+                f"The route {situation.route.name} decides by context or keeps constraints, so it can be held to a "
+                f"`target_p95_ms`, but not to fixed shares; without a target give `latency` more weight.",
+            )
         if target is None:
             return _fastest(figures, keeping, speed)
         return _Reach(keeping, speed, posterior, float(target) / 1000.0).answer()
@@ -112,12 +121,31 @@ class _Reach:
                 f"{percent(float(present @ late))} of the replies take longer, {percent(MOST_SLOW)} may.",
             )
         likely = slower(self._posterior, self._target_s, width=0.0)
+        slow = Belief("slow", "ratio", likely, (late - likely) / WIDTH, self._speed.weight)
+        if takes_constraints(figures.situation.route):
+            return self._steered(shares, slow)
         summary = (
             f"Serve {arms_text(figures, shares)} for {self._wish}: at most {percent(float(shares @ late))} of the "
             f"replies take longer, on the baseline about {percent(float(likely[figures.baseline]))}."
         )
-        slow = Belief("slow", "ratio", likely, (late - likely) / WIDTH, self._speed.weight)
         proposal = figures.proposal(fixed_candidate(figures, shares), shares, summary, beliefs=[slow])
+        return replace(proposal, quality_ratio=keeping.guarded_ratio)
+
+    def _steered(self, shares: FloatArray, slow: Belief) -> Proposal | NoProposal:
+        """Bounds instead of shares; ``shares`` keep them and tell what is expected at least."""
+        keeping, figures = self._keeping, self._keeping.figures
+        route = figures.situation.route
+        wanted = bounds(
+            p95_ms=round(1000.0 * self._target_s, 6), quality_ratio=keeping.ratio, quality_floor=keeping.floor
+        )
+        candidate = tightened(route, wanted)
+        if candidate is None:
+            return held_already(route)
+        summary = (
+            f"Hold {route.name} to {bounds_text(wanted)} while it goes on learning; the same shares for all requests, "
+            f"{arms_text(figures, shares)}, would keep that."
+        )
+        proposal = figures.proposal(candidate, shares, summary, beliefs=[slow])
         return replace(proposal, quality_ratio=keeping.guarded_ratio)
 
     def _shares(self, width: float = WIDTH) -> FloatArray | None:

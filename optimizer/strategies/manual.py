@@ -24,6 +24,7 @@ from optimizer.strategies.base import (
 )
 from optimizer.strategies.figures import Figures
 from optimizer.strategies.goals import goals, objectives_of, read_objectives
+from optimizer.strategies.steering import STEERED, bounds_cost, constraints_of, read_constraints, unpriced
 from optimizer.strategies.words import arms_text
 from policies.registry import POLICIES
 
@@ -34,7 +35,7 @@ class Manual:
     """See the module."""
 
     name = "manual"
-    summary = "Bring a change of your own to traffic: arms, baseline, policy or objectives."
+    summary = "Bring a change of your own to traffic: arms, baseline, policy, objectives or constraints."
     parameters = (
         Parameter("arms", "texts", "Ids of the arms that the route is to have. Left out: unchanged."),
         Parameter("baseline", "text", "Id of the baseline arm. Left out: unchanged."),
@@ -44,6 +45,11 @@ class Manual:
             "{type, floor, probabilities}; probabilities are shares by arm id, for `fixed`.",
         ),
         Parameter("objectives", "list", "What to pursue: [{name, weight, direction}]. Left out: unchanged."),
+        Parameter(
+            "constraints",
+            "table",
+            "What to keep, as under `routes.<name>.constraints`; an empty table is nothing. Left out: unchanged.",
+        ),
     )
 
     def check(
@@ -57,12 +63,15 @@ class Manual:
         if values["policy"] is not None:
             values["policy"], wrong = _read_policy(values["policy"])
             problems += wrong
+        if values["constraints"] is not None:
+            values["constraints"], wrong = read_constraints(values["constraints"])
+            problems += wrong
         if not problems and all(value is None for value in values.values()):
             problems.append(
                 Problem("", f"nothing to change; give one of {', '.join(p.name for p in self.parameters)}.")
             )
         if route is not None and not problems:
-            problems = _against(route, values)
+            problems = _against(route, values, settings)
         return values, problems
 
     def propose(self, situation: Situation, parameters: Mapping[str, Any]) -> Proposal | NoProposal:
@@ -81,7 +90,7 @@ class Manual:
         utility = figures.utility(goals(changed, None))
         names = ", ".join(
             name
-            for name in ("arms", "baseline", "policy", "objectives")
+            for name in ("arms", "baseline", "policy", "objectives", "constraints")
             if getattr(candidate, name) is not None
         )
         return figures.proposal(
@@ -94,6 +103,7 @@ class Manual:
 
 def _candidate(route: RouteSettings, parameters: Mapping[str, Any]) -> Candidate:
     arms, policy, objectives = (parameters.get(name) for name in ("arms", "policy", "objectives"))
+    kept = parameters.get("constraints")
     settings: PolicySettings | None = None
     if policy is not None:
         known = {"name": policy["type"], "floor": policy["floor"], "fixed": policy["probabilities"]}
@@ -106,6 +116,7 @@ def _candidate(route: RouteSettings, parameters: Mapping[str, Any]) -> Candidate
         baseline=parameters.get("baseline"),
         policy=settings,
         objectives=objectives_of(objectives) if objectives is not None else None,
+        constraints=constraints_of(kept) if kept is not None else None,
     )
 
 
@@ -148,7 +159,7 @@ def _read_shares(raw: Any) -> tuple[dict[str, float], list[Problem]]:
     return known, problems
 
 
-def _against(route: RouteSettings, values: Mapping[str, Any]) -> list[Problem]:
+def _against(route: RouteSettings, values: Mapping[str, Any], settings: Settings) -> list[Problem]:
     """What the route itself has to say, before it is tried as a whole."""
     own = [arm.id for arm in route.arms]
     problems = unknown_names("arms", "arm", values["arms"] or (), own)
@@ -160,7 +171,19 @@ def _against(route: RouteSettings, values: Mapping[str, Any]) -> list[Problem]:
     if problems:
         return problems
     try:
-        apply(route, _candidate(route, values))
+        changed = apply(route, _candidate(route, values))
     except ValueError as error:
         return [Problem("", str(error))]
+    if values["constraints"] and changed.policy.name != STEERED:
+        return [
+            Problem(
+                "constraints",
+                f"the policy `{changed.policy.name}` keeps none; give `policy: {{type: {STEERED}}}` too.",
+            )
+        ]
+    strangers = unpriced(changed, settings) if bounds_cost(changed.constraints) else []
+    if strangers:
+        return [
+            Problem("constraints", f"the price of {', '.join(strangers)} is unknown; give it under models.")
+        ]
     return []

@@ -22,6 +22,7 @@ from optimizer.strategies.base import (
     Parameter,
     Situation,
     read,
+    takes_constraints,
 )
 from optimizer.strategies.figures import ENOUGH, Belief, Figures
 from optimizer.strategies.goals import goals, objectives_of, read_objectives
@@ -30,6 +31,9 @@ from optimizer.strategies.words import arms_text, fixed_candidate, learning_off
 from policies.types import FloatArray
 
 FIXED: Final = "fixed"
+
+_MOVED: Final = 1e-4
+"""Shares that differ by less are the same: they are published rounded, and a sure gain of nothing is no change."""
 
 
 class MultiObjective:
@@ -68,22 +72,34 @@ class MultiObjective:
             return self._best_mixture(figures, utility, objectives)
         if objectives == situation.route.objectives:
             return NoProposal(NO_IMPROVEMENT, "The route pursues exactly these objectives already.")
-        shares = figures.shares_of(replace(situation.route, objectives=objectives))
+        changed = replace(situation.route, objectives=objectives)
+        shares = (
+            self._mixture(figures, utility, objectives)
+            if takes_constraints(changed)
+            else figures.shares_of(changed)
+        )
         return self._answer(figures, utility, shares, Candidate(objectives=objectives))
 
     def _best_mixture(
         self, figures: Figures, utility: Belief, objectives: tuple[Objective, ...]
     ) -> Proposal | NoProposal:
+        shares = self._mixture(figures, utility, objectives)
+        return self._answer(figures, utility, shares, fixed_candidate(figures, shares))
+
+    def _mixture(self, figures: Figures, utility: Belief, objectives: tuple[Objective, ...]) -> FloatArray:
+        """The shares that serve the objectives best and break no bound; the present ones if there are none."""
         keeping = Keeping(figures, {}, strategy=self.name)
         judged = keeping.judged(*_beliefs(figures, objectives))
-        shares = keeping.best(-utility.mean, judged, keeping.standing())
-        if shares is None:
-            shares = figures.present
-        return self._answer(figures, utility, shares, fixed_candidate(figures, shares))
+        shares = keeping.best(-utility.mean, judged, [*keeping.own(), *keeping.standing()])
+        return figures.present if shares is None else shares
 
     def _answer(
         self, figures: Figures, utility: Belief, shares: FloatArray, candidate: Candidate
     ) -> Proposal | NoProposal:
+        if float(np.abs(shares - figures.present).max()) < _MOVED:
+            return NoProposal(
+                NO_IMPROVEMENT, "What is served now is the mixture that serves the objectives best."
+            )
         against_now = utility.effect(figures.present, shares)
         if against_now.low <= 0.0:
             return NoProposal(

@@ -36,8 +36,18 @@ _COMMANDS: Final = {
     "optimize": _Entry(
         "proxy.cli.optimize", "optimize", "Create, deploy, watch and take back optimizations."
     ),
+    "replay": _Entry(
+        "proxy.cli.replay", "replay_command", "Estimate from the log what another policy would have cost."
+    ),
+    "report": _Entry("proxy.cli.report", "report", "Show what was saved, with error bars."),
+    "judges": _Entry("proxy.cli.judges", "judges", "Show what judges of answers found and cost."),
     "audit": _Entry("proxy.cli.audit", "audit", "Show who changed what, and when."),
     "keys": _Entry("proxy.cli.keys", "keys", "Make, list and revoke keys for applications."),
+    "simulate": _Entry(
+        "proxy.cli.simulate_data",
+        "simulate",
+        "Play a policy on recorded outcomes, next to what was to be had.",
+    ),
     "simulate-upstream": _Entry(
         "proxy.cli.simulate", "simulate_upstream", "Serve simulated models, for staging."
     ),

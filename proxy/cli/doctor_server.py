@@ -64,6 +64,7 @@ def server(target: Target, *, running: Mapping[str, Any] | None) -> Iterator[Fin
     yield from _versions(health)
     yield from _time(health)
     yield from _waiting(client)
+    yield from _constraints(client)
 
 
 def _silent(away: Away, running: Mapping[str, Any] | None) -> Iterator[Finding]:
@@ -155,3 +156,22 @@ def _waiting(client: AdminClient) -> Iterator[Finding]:
             )
     if not any(row["status"] == "paused" for row in rows):
         yield ok("optimizations", f"{len(rows)} rolling out, none waits for a person")
+
+
+def _constraints(client: AdminClient) -> Iterator[Finding]:
+    """Constraints that can not be kept together: nothing is broken, but a person has to choose."""
+    try:
+        steering = client.get("/api/v1/arms").get("steering", {})
+    except Refused:
+        return  # said of the optimizations already
+    rows = [(route, kept) for route, found in steering.items() for kept in found["kept"]]
+    lost = [(route, kept) for route, kept in rows if not kept["feasible"]]
+    for route, kept in lost:
+        yield warn(
+            "constraints",
+            f"route {route} can not keep {kept['name']}: {kept['target']:.4g} is asked, "
+            f"{kept['expected']:.4g} is the nearest",
+            f"loosen one of them, or add an arm; llm-optimizer arms --route {route}",
+        )
+    if rows and not lost:
+        yield ok("constraints", f"{len(rows)} can be kept")

@@ -11,6 +11,12 @@ from proxy.cli.optimization_options import complete_routes
 from proxy.cli.output import emit, moment, output_option, percent, print_table, say
 from proxy.cli.server import server_options
 
+_SHOWN: Mapping[str, Callable[[float], str]] = {
+    "cost": "{:.6f} USD".format,
+    "quality": "{:.3f}".format,
+    "late": "{:.1%}".format,
+}
+
 
 @click.command("routes")
 @output_option
@@ -72,11 +78,16 @@ def _routes(answer: Mapping[str, Any]) -> None:
 
 
 def _rollout(route: Mapping[str, Any]) -> list[str]:
-    """What optimizations do to the route, in words."""
+    """What optimizations do to the route and what it looks at, in words."""
     words = [
         f"changed by {row['optimization']} ({row['name']}, {row['strategy']}) since {moment(row['deployed_at'])}"
         for row in route.get("deployed") or ()
     ]
+    context = route.get("context")
+    if context:
+        means = "the shares are means" if context["by_request"] else "which are only learned so far"
+        by = "decides by" if context["by_request"] else "looks at"
+        words.append(f"{by} {context['size']} features of a request ({context['features_version']}); {means}")
     rollout = route.get("rollout")
     if rollout and "optimization" in rollout:
         why = f" ({rollout['reason']})" if rollout.get("reason") else ""
@@ -121,6 +132,33 @@ def _arms(answer: Mapping[str, Any]) -> None:
         for row in answer["arms"]
     ]
     print_table(("route", "arm", "tried", "now", "quality", "USD", "seconds", "success"), rows)
+    for row in answer["arms"]:
+        for alarm in row.get("alarms") or ():
+            say(
+                f"{row['route']}: the {alarm['signal']} of {row['arm']} changed from {alarm['before']:.4g} to "
+                f"{alarm['after']:.4g} ({moment(alarm['at'])})"
+            )
+    kept = [
+        (route, *_kept(row))
+        for route, steering in (answer.get("steering") or {}).items()
+        for row in steering["kept"]
+    ]
+    if kept:
+        say("")
+        print_table(("route", "constraint", "asked", "expected", "now", "multiplier", ""), kept)
+
+
+def _kept(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """One constraint: what is asked, what is expected and what happened, and what it weighs."""
+    show = _SHOWN.get(row["name"], "{:g}".format)
+    return (
+        f"{row['name']} {'>=' if row['name'] == 'quality' else '<='}",
+        show(row["target"]),
+        show(row["expected"]),
+        show(row["actual"]) if row["actual"] is not None else "-",
+        f"{row['multiplier']:.4g}" if row["multiplier"] else "-",
+        "" if row["feasible"] else "can not be kept with the others; `expected` is the nearest",
+    )
 
 
 def _sentences(answer: Mapping[str, Any]) -> None:

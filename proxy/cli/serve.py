@@ -11,6 +11,7 @@ from optimizer.log.node import StateDirectoryError
 from proxy import logs
 from proxy.cli import identity
 from proxy.cli.options import DEFAULT_STATE_DIR, state_dir_option
+from proxy.config.numerics import one_thread_for_numpy
 from proxy.config.resolver import SecretResolver
 from proxy.supervisor import ServeOptions, Supervisor
 from proxy.supervisor_sockets import StartRefused
@@ -62,6 +63,7 @@ def serve(
       kill <pid>          drain and stop; a second signal stops at once
     """
     os.umask(0o077)  # Inherited by every process: whatever any of them creates is the operator's alone.
+    one_thread_for_numpy()
     redactor = logs.configure("supervisor", level=log_level or "info", style=log_style or "auto")
     try:
         check_installation()

@@ -10,6 +10,13 @@ import orjson
 
 from optimizer.routing import EMBEDDINGS, Arm, Sticky, Variant
 from optimizer.settings import Objective, PolicySettings, RouteSettings
+from proxy.config.compile_learning import (
+    LearningScope,
+    compile_constraints,
+    compile_context,
+    compile_drift,
+    compile_judge,
+)
 from proxy.config.compile_models import ModelCompiler
 from proxy.config.compile_resilience import (
     compile_quota,
@@ -108,6 +115,9 @@ class RouteCompiler:
         report_other_embeddings(arms, fallbacks, compiled, (*path, "fallbacks"), self.findings)
         if block.streams.resume:
             report_resume(every, compiled, (*path, "streams", "resume"), self.findings)
+        policy = self._policy(block.policy, arms, (*path, "policy"))
+        judging = self.models.get(block.judge.model, (*path, "judge", "model")) if block.judge else None
+        scope = LearningScope(arms, policy, compiled, self.upstreams.compiled)
         return RouteSettings(
             name=name,
             arms=arms,
@@ -117,7 +127,7 @@ class RouteCompiler:
                 if block.objectives is not None
                 else self.defaults
             ),
-            policy=self._policy(block.policy, arms, (*path, "policy")),
+            policy=policy,
             match=self._match(name, block.match, path),
             sticky=self._sticky(block.sticky, (*path, "sticky")),
             home=self._home(block.home, (*path, "home")),
@@ -125,6 +135,14 @@ class RouteCompiler:
             fallbacks=fallbacks,
             resilience=compile_resilience(block, every, path, self.findings, timeout_ms=self.timeout_ms),
             quota=compile_quota(block.limits, every, compiled, (*path, "limits"), self.findings),
+            context=compile_context(block.context, scope, (*path, "context"), self.findings),
+            constraints=compile_constraints(block.constraints, scope, (*path, "constraints"), self.findings),
+            drift=compile_drift(block.drift),
+            judge=(
+                compile_judge(block.judge, judging, scope, (*path, "judge"), self.findings)
+                if block.judge is not None
+                else None
+            ),
         )
 
     def objectives(self, blocks: Sequence[ObjectiveBlock], path: KeyPath) -> tuple[Objective, ...]:

@@ -15,6 +15,7 @@ from optimizer.settings import CustomMetric, Objective, PolicySettings, RouteSet
 from proxy.config.compile_models import STREAM_USAGE
 from proxy.config.compile_routes import DEFAULT_PROMPT
 from proxy.config.effective_deployment import database, deployment, optimization, webhooks
+from proxy.config.effective_learning import learning
 from proxy.config.flat import uses_known_models
 from proxy.config.identity import EXACT
 from proxy.config.interpolate import has_variable
@@ -81,6 +82,7 @@ def _models(loaded: Loaded) -> dict[str, Any]:
     """Every model but those that ``known_models`` brings in by itself."""
     file, settings = loaded.source.file, loaded.settings
     named = {arm.model for route in settings.routes for arm in (*route.arms, *route.fallbacks)}
+    named |= {route.judge.model for route in settings.routes if route.judge is not None}
     named |= set(file.models)
     everything = not uses_known_models(file)
     return {model.name: _model(model) for model in settings.models if everything or model.name in named}
@@ -256,7 +258,7 @@ def _route(route: RouteSettings) -> dict[str, Any]:
         document["home"] = route.home
     if route.fallbacks:
         document["fallbacks"] = [arm.id if arm in route.arms else _arm(arm) for arm in route.fallbacks]
-    return document | _resilience(route.resilience) | _limits(route.quota)
+    return document | learning(route) | _resilience(route.resilience) | _limits(route.quota)
 
 
 def _resilience(resilience: Resilience) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from optimizer.judging.rubric import SCALE, WORDING
 from optimizer.routing import Upstream
 
 _DIGEST_BYTES = 8
@@ -50,6 +51,11 @@ def variant_key(system: str | None, mode: str, template: str | None) -> str:
     if system is None and template is None:
         return IDENTITY_VARIANT_KEY
     return _digest("variant", [system, mode if system is not None else None, template])
+
+
+def judge_version(model: str, rubric: str) -> str:
+    """Identity of a judge: whoever rates with another model (its key), rubric, wording or scale is another judge."""
+    return _digest("judge", [model, rubric, WORDING, SCALE])
 
 
 def digest_of(value: Any) -> str:

@@ -15,6 +15,7 @@ from proxy.config.models_base import (
     Text,
     Texts,
 )
+from proxy.config.models_learning import ConstraintsBlock, ContextBlock, DriftBlock, JudgeBlock
 from proxy.config.models_resilience import LimitsBlock, RetriesBlock, StreamsBlock, TimeoutsBlock
 
 
@@ -144,6 +145,19 @@ class RouteBlock(Block):
     policy: PolicyBlock = Field(default_factory=PolicyBlock, description="How it learns.")
     objectives: Annotated[list[ObjectiveBlock], Field(min_length=1)] | None = Field(
         default=None, description="What it pursues. Left out: quality 0.5, cost 0.3, latency 0.2."
+    )
+    context: ContextBlock | None = Field(
+        default=None,
+        description="Decide by what a request is like; needs at most 32 arms. Left out: every request is alike.",
+    )
+    constraints: ConstraintsBlock = Field(
+        default_factory=ConstraintsBlock, description="What it must keep meanwhile."
+    )
+    drift: DriftBlock = Field(default_factory=DriftBlock, description="Sudden changes of an arm.")
+    judge: JudgeBlock | None = Field(
+        default=None,
+        description="A model that rates sampled answers. Its ratings are then what quality means; those of users "
+        "only help to estimate it. Left out: nobody but users.",
     )
     sticky: StickyBlock | None = Field(
         default=None, description="What keeps its arm. Left out: every request is drawn afresh."

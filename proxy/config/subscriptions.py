@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 EVENT_NAMES: Final = (
+    "drift.alarm",
     "optimization.aborted",
     "optimization.created",
     "optimization.deleted",

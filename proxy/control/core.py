@@ -11,17 +11,23 @@ from time import monotonic
 from typing import Any
 
 from optimizer.control_database import ControlDatabase
+from optimizer.drift import DriftWatch
+from optimizer.forgetting import Forgetting
 from optimizer.ingest import Ingest
+from optimizer.judging.judgements import Judgements
 from optimizer.key_store import KeyStore
 from optimizer.lease_store import LeaseStore
 from optimizer.leases import LeaseBook
 from optimizer.log.node import StateDirectory
 from optimizer.publisher import Publisher
 from optimizer.savings import Savings
+from optimizer.settings import Settings
+from optimizer.steering import Steering
 from proxy.config.load import Loaded
 from proxy.config.secrets import resolve
 from proxy.control.access import obtain_key
 from proxy.control.configuration import UNCHANGED, Configuration, History, ReloadResult
+from proxy.control.contextual import Contextual
 from proxy.control.journal import Journal
 from proxy.control.metrics.observer import MetricsObserver
 from proxy.control.metrics.totals import Vocabulary
@@ -80,14 +86,20 @@ class Core:
         self.ingest.configure(loaded.settings, reprice=reprice)
         self.ingest.add_consumer(self.observer)
         self.ingest.add_consumer(self.savings)
+        self.drift = self._watch_for_drift(loaded.settings)
+        self.judgements = Judgements()
+        self.ingest.add_consumer(self.judgements)
+        self.contextual = Contextual(state, ingest=self.ingest, now=now)
+        self.contextual.configure(loaded.settings)
         self.publication = Publication(
             state.table_file,
-            publisher=Publisher(seed=state.node),
+            publisher=Publisher(seed=state.node, steered=self.contextual.book),
             source=self.ingest.statistics,
             journal=self.journal,
             now=now,
         )
         self.settings = loaded.settings
+        self.contextual.inherit(self.publication.inherited_routes)
         self.optimizing = Optimizing(
             state,
             ingest=self.ingest,
@@ -119,7 +131,9 @@ class Core:
 
     def publish_learned(self) -> bool:
         """Publish what was learned since the last call; True when the table changed."""
-        dirty = self.ingest.take_dirty_routes()
+        learned = self.ingest.take_dirty_routes()
+        self.contextual.book.mark(learned)
+        dirty = learned | self.contextual.book.take_moved()
         if not dirty and not self.publication.is_uncertain:
             return False
         try:
@@ -137,6 +151,12 @@ class Core:
             self.publication.publish(self.settings, always=True)
         return result
 
+    def steering(self) -> dict[str, Steering]:
+        """How the routes that are steered keep their constraints, by name."""
+        book = self.contextual.book
+        found = {route.name: book.steering(route.name) for route in self.settings.routes}
+        return {name: status for name, status in found.items() if status is not None}
+
     def close(self) -> None:
         """Learn from what is left in the log, save, close."""
         try:
@@ -147,6 +167,24 @@ class Core:
             self.journal.close()
             self.database.close()
             self.lease_store.close()
+
+    def _follow(self, settings: Settings) -> None:
+        """Learn and look as ``settings`` say."""
+        self.ingest.configure(settings, reprice=reprice)
+        self.contextual.configure(settings)
+
+    def _watch_for_drift(self, settings: Settings) -> DriftWatch:
+        learner = self.ingest.learner
+        drift = DriftWatch(
+            lessons=learner.lessons,
+            forget=Forgetting(learner, self.ingest.reset),
+            journal=lambda type_, data, event_id: self.journal.write(type_, data, event_id=event_id),
+            now=self.now,
+        )
+        drift.configure(settings)
+        self.ingest.add_consumer(drift)
+        learner.listeners.append(drift.rated)
+        return drift
 
     def _admin_key(self) -> str:
         key, is_new = obtain_key(self.state.admin_key_file)
@@ -160,16 +198,17 @@ class Core:
         self._redactor.learn(loaded.secrets.values())
         # Workers must hold a key before the table that names it; more keys than needed do no harm.
         self._send({"secrets": {**self.configuration.loaded.upstream_secrets, **loaded.upstream_secrets}})
-        self.ingest.configure(loaded.settings, reprice=reprice)
+        self._follow(loaded.settings)
         self.settings = loaded.settings
         try:
             self.publication.publish(loaded.settings, always=True)
         except (ValueError, OSError):
             self.settings = old
-            self.ingest.configure(old, reprice=reprice)
+            self._follow(old)
             raise
         self._send({"secrets": loaded.upstream_secrets})
         self.observer.use(Vocabulary.of(loaded.settings))
+        self.drift.configure(loaded.settings)
         # The table just published leaves out what the file no longer allows; now it is said.
         return self.optimizing.follow(loaded.settings)
 

@@ -6,8 +6,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from optimizer.arm_report import selection_report
+from optimizer.judging.rubric import source_of
 from proxy.control.core import Core
 from proxy.control.metrics.exposition import ConfigFacts, Facts
+from proxy.control.metrics.judging import JudgeFacts, JudgeState
 from proxy.control.metrics.limits import LimitFacts, limit_facts
 from proxy.control.metrics.rollouts import RolloutFacts, fractions_of, statuses_of
 from proxy.control.product import product_version
@@ -31,6 +33,7 @@ INGEST_ERRORS: Final = (
     "read_errors",
     "consumer_errors",
     "step_errors",
+    "context",
 )
 
 
@@ -69,10 +72,13 @@ class FactSource:
             ingest_lag_s=now - marks.caught_up_at if marks.lag_bytes else 0.0,
             ingest_lag_bytes=marks.lag_bytes,
             ingest_events=core.ingest.counts["events"],
-            ingest_errors={reason: core.ingest.counts[reason] for reason in INGEST_ERRORS},
+            ingest_errors=self._ingest_errors(),
             log_diversions=core.journal.writer.diversions,
             limits=self._limits(),
             rollouts=self._rollouts(now),
+            judging=self._judging(),
+            steering=core.steering(),
+            drift=tuple(core.drift.series()),
             task_deaths=self._task_deaths(),
             tasks_down=len(runtime.tasks.down),
             kafka=gauges,
@@ -96,6 +102,26 @@ class FactSource:
             webhooks_waiting=runtime.webhooks.waiting,
         )
 
+    def _judging(self) -> JudgeFacts:
+        core, judge = self._core, self._runtime.judge
+        paused = judge.paused
+        states = {}
+        for route in core.settings.routes:
+            if route.judge is None:
+                continue
+            source = source_of(route.judge.name, route.judge.version)
+            states[route.name] = JudgeState(
+                name=route.judge.name,
+                model=route.judge.model,
+                version=route.judge.version,
+                rate=route.judge.rate,
+                spent_usd=judge.spent_usd(source),
+                usd_per_day=route.judge.usd_per_day,
+                word=paused.get(source),
+            )
+        found = core.judgements
+        return JudgeFacts(states, found.totals, found.cost_usd, core.observer.samples, judge.waiting)
+
     def savings(self) -> dict[str, float | None]:
         """USD saved by route; None while nothing could be compared."""
         known = self._core.savings.routes
@@ -107,6 +133,12 @@ class FactSource:
     def _feedback(self) -> dict[str, int]:
         counts = self._core.ingest.learner.counts
         return {result: counts[_FEEDBACK + result] for result in FEEDBACK_RESULTS}
+
+    def _ingest_errors(self) -> dict[str, int]:
+        ingest = self._core.ingest
+        # What is wrong with a vector is noticed by the learner, later than what is wrong with its event.
+        known = {**ingest.counts, "context": ingest.learner.counts["context_refused"]}
+        return {reason: known.get(reason, 0) for reason in INGEST_ERRORS}
 
     def _task_deaths(self) -> Counter[str]:
         # Reloads are numbered, and a label for each would be one too many.

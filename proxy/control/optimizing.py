@@ -22,8 +22,9 @@ from optimizer.rollouts.keeper import EvaluationKeeper
 from optimizer.rollouts.outbox import Outbox
 from optimizer.rollouts.progress import Progress
 from optimizer.rollouts.projection import Projection
-from optimizer.rollouts.records import Optimization
+from optimizer.rollouts.records import Optimization, Status
 from optimizer.settings import Settings
+from optimizer.strategies.prompt_optimization import PromptOptimization
 from optimizer.strategies.trials import PromptTrials
 from optimizer.strategist import Strategist
 from proxy.control.journal import Journal
@@ -109,6 +110,7 @@ class Optimizing:
             trials=self.trials,
             rates=self.keeper.rates,
             now=now,
+            published=self._shares,
         )
         publication.records = self.controller.table_records
 
@@ -150,6 +152,13 @@ class Optimizing:
         except Exception:  # noqa: BLE001 - what only explains must never hold up a rollback
             _log.exception("the guards of %s can't be read", record.id)
             return None
+
+    def is_testing_prompts(self, route: str) -> bool:
+        """Whether a test of prompts collects evidence on a route just now."""
+        return any(
+            record.strategy == PromptOptimization.name and record.status is Status.COLLECTING
+            for record in self.book.on_route(route)
+        )
 
     async def close(self) -> None:
         """Finish what is under way, within the database's own bounds."""

@@ -15,7 +15,7 @@ from optimizer import events
 from optimizer.evidence import EvidenceSource
 from optimizer.publisher import Publisher
 from optimizer.rollouts.records import Optimization
-from optimizer.routing import RoutingTable
+from optimizer.routing import Route, RoutingTable
 from optimizer.settings import Settings
 from optimizer.table_file import TableReader, write_table
 from proxy.control.journal import Journal
@@ -58,6 +58,8 @@ class Publication:
         self._version = previous.version if previous is not None else 0
         self.inherited: tuple[Mapping[str, Any], ...] = previous.overlays if previous is not None else ()
         """The overlays of the table that was there at start."""
+        self.inherited_routes: tuple[Route, ...] = previous.routes if previous is not None else ()
+        """Its routes."""
 
     @property
     def version(self) -> int:

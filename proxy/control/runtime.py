@@ -31,6 +31,9 @@ from proxy.control.admin.registry import ENDPOINTS
 from proxy.control.configuration import ReloadResult
 from proxy.control.core import Core
 from proxy.control.facts import FactSource
+from proxy.control.judge import Judge
+from proxy.control.judge_caller import UpstreamCaller
+from proxy.control.judge_ledger import Ledger
 from proxy.control.optimization_desk import OptimizationDesk
 from proxy.control.product import product_version
 from proxy.control.services import Services
@@ -91,6 +94,16 @@ class Runtime:
             lambda: core.settings.webhooks, secret=core.configuration.secret, now=core.now
         )
         core.ingest.add_consumer(self.webhooks)
+        self.judge_calls = UpstreamCaller(core.configuration.secret)
+        self.judge = Judge(
+            core.state.content_directory,
+            ledger=Ledger(core.state.judge_file, now=core.now),
+            settings=lambda: core.settings,
+            caller=self.judge_calls,
+            write=core.journal.write,
+            is_tested=core.optimizing.is_testing_prompts,
+            now=core.now,
+        )
         self.facts = FactSource(core, self)
         optimizing = core.optimizing
         self.services = Services(
@@ -120,6 +133,7 @@ class Runtime:
         self.tasks.spawn("guard", self._guard)
         self.tasks.spawn("ingest", self._ingest)
         self.tasks.spawn("publish", self._publish)
+        self.tasks.spawn("contexts", self._refresh_contexts)
         self.tasks.spawn("log-sync", self._syncer.run)
         self.tasks.spawn("retention", self._retain)
         self.tasks.spawn("lag", self._measure_lag)
@@ -128,6 +142,7 @@ class Runtime:
         self.tasks.spawn("rollout-control", self._control_rollouts)
         self.tasks.spawn("strategies", self._look_for_changes)
         self.tasks.spawn("webhooks", self.webhooks.run)
+        self.tasks.spawn("judge", self.judge.run)
         if core.configuration.path is not None:
             self.tasks.spawn("config-watch", self._watch)
         self._start_sinks()
@@ -161,6 +176,7 @@ class Runtime:
             await self._runner.cleanup()
         await self._stop_sinks()
         await self.tasks.close()
+        self.judge_calls.close()
         await self.core.optimizing.close()
         try:
             self.core.close()
@@ -277,6 +293,10 @@ class Runtime:
         while True:
             self.core.publish_learned()
             await asyncio.sleep(self.core.configuration.settings.publish_interval_s)
+
+    async def _refresh_contexts(self) -> None:
+        core = self.core
+        await core.contextual.run(lambda: core.settings, lambda: core.publication.table)
 
     async def _retain(self) -> None:
         state = self.core.state

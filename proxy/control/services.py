@@ -10,6 +10,7 @@ from optimizer.key_store import KeyStore
 from optimizer.leases import LeaseBook
 from optimizer.log.position_index import PositionIndex
 from optimizer.log.segment import EventReader
+from optimizer.steering import Steering
 from proxy.control.access import AccessRules
 from proxy.control.configuration import ReloadResult
 from proxy.control.core import Core
@@ -65,6 +66,10 @@ class Services:
         position = self.positions.find(name) if name is not None else None
         event = self.events.read_event(position) if position is not None else None
         return event if event is not None and event.get("id") == request_id else None
+
+    def steering(self) -> Mapping[str, Steering]:
+        """How the routes that are steered keep their constraints, by name."""
+        return self.core.steering()
 
     def reports(self) -> Mapping[str, Sequence[ArmReport]]:
         """What is believed about every arm, by route."""

@@ -1,6 +1,6 @@
-"""Webhooks: whoever the configuration names is told of every transition, signed, at least once.
+"""Webhooks: whoever the configuration names is told of every transition and drift alarm, signed, at least once.
 
-Transitions are read from the event log like everything else that is learned, and what has not been delivered is saved
+Both are read from the event log like everything else that is learned, and what has not been delivered is saved
 with the log's cursor; so a restart neither loses nor skips one, and may repeat one under the same event id. One
 subscriber that is slow or dead delays nobody else, and the queue is bounded: the oldest deliveries go first, counted.
 """
@@ -29,6 +29,7 @@ from proxy.logs import LOGGER_NAME
 SIGNATURE: Final = "x-llm-optimizer-signature"
 EVENT_ID: Final = "x-llm-optimizer-event-id"
 PREFIX: Final = "optimization."
+DRIFT_ALARM: Final = "drift.alarm"
 
 TIMEOUT_S: Final = 10.0
 FIRST_RETRY_S: Final = 1.0
@@ -66,7 +67,7 @@ _TOLD: Final = (
 
 _log = logging.getLogger(LOGGER_NAME)
 
-EVENT_NAMES: Final = tuple(sorted({PREFIX + word for word in _WORDS.values()}))
+EVENT_NAMES: Final = tuple(sorted({DRIFT_ALARM, *(PREFIX + word for word in _WORDS.values())}))
 """What a subscription may name; patterns such as ``optimization.*`` match these."""
 
 
@@ -135,17 +136,18 @@ class Webhooks:
     def observe(self, event: Mapping[str, Any], where: Position) -> None:
         """See ``ingest.Consumer``."""
         del where
-        if event["type"] != events.TRANSITION:
-            return
         data = event["data"]
-        name = event_name(str(data["verb"]), str(data["to"]))
+        if event["type"] == events.TRANSITION:
+            name, told = event_name(str(data["verb"]), str(data["to"])), _told(data)
+        elif event["type"] == events.DRIFT:
+            name, told = DRIFT_ALARM, dict(data)
+        else:
+            return
         wanted = [hook for hook in self._subscribers() if _wants(hook, name)] if name is not None else []
         if not wanted:
             return
         event_id, now = str(event["id"]), self._now()
-        body = orjson.dumps(
-            {"id": event_id, "type": name, "time": event["time"], "data": _told(data)}
-        ).decode()
+        body = orjson.dumps({"id": event_id, "type": name, "time": event["time"], "data": told}).decode()
         for hook in wanted:
             self._waiting[hook.name, event_id] = Delivery(hook.name, event_id, body, since=now, due=now)
         self._saved = None

@@ -14,7 +14,15 @@ from optimizer.rollouts.codec import candidate_of, to_plain
 from optimizer.rollouts.overlays import apply, named
 from optimizer.rollouts.records import Candidate, Proposal
 from optimizer.routing import Arm, Model, Price, Upstream, Variant
-from optimizer.settings import CustomMetric, Objective, PolicySettings, RouteSettings, Settings
+from optimizer.settings import (
+    Constraints,
+    ContextSettings,
+    CustomMetric,
+    Objective,
+    PolicySettings,
+    RouteSettings,
+    Settings,
+)
 from optimizer.strategies.base import REASONS, NoProposal, Situation, TrialResults, VariantCounts, describe
 from optimizer.strategies.registry import STRATEGIES, choosing_routes
 from policies.sequential.confidence import Sample
@@ -55,10 +63,23 @@ def moments(low: float, high: float) -> st.SearchStrategy[Moments]:
     return st.builds(Moments, st.floats(0, 1e5), st.floats(low, high), st.floats(0, 2))
 
 
+def steering() -> st.SearchStrategy[dict[str, Any]]:
+    """What makes a route decide by context or keep constraints; nothing for most."""
+    kept = st.builds(
+        Constraints,
+        cost_ratio=st.none() | st.floats(0.1, 0.9),
+        quality_ratio=st.none() | st.floats(0.1, 1),
+        latency_p95_ms=st.none() | st.floats(10, 1e4),
+    )
+    some = st.fixed_dictionaries({"context": st.none() | st.just(ContextSettings()), "constraints": kept})
+    return st.just({}) | some
+
+
 @st.composite
 def situations(draw: st.DrawFn) -> Situation:
     """Any evidence at all on one route, learning or fixed, with or without a trial."""
     made = make_settings(draw(st.sampled_from((None, PolicySettings(), PolicySettings(name="ucb")))))
+    made = replace(made, routes=(replace(made.routes[0], **draw(steering())),))
     signals = {
         "quality": moments(0, 1),
         "cost": moments(-12, 0),
@@ -72,7 +93,7 @@ def situations(draw: st.DrawFn) -> Situation:
             arm,
             draw(st.floats(0, 1e5)),
             Moments(draw(st.floats(0, 1e5)), draw(st.floats(0, 1)), 0.1),
-            {name: draw(signals[name]) for name in draw(st.sets(st.sampled_from(sorted(signals))))},
+            {name: draw(signals[name]) for name in sorted(draw(st.sets(st.sampled_from(sorted(signals)))))},
         )
         for arm in NAMES
     ]

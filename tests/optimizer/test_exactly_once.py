@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from base64 import b64encode
 
+import numpy as np
 import orjson
 import pytest
 
@@ -83,12 +85,17 @@ class Traffic:
                 arm=rng.choice(["small/default", "large/default"]),
                 cost_usd=rng.lognormvariate(-7, 1),
                 outcome=rng.choice([events.COMPLETED] * 9 + [events.UPSTREAM_FAULT]),
+                context=self.context(),
                 **{"gen_ai.response.id": f"resp-{self.requests}"},
             )
             self.requests += 1
             self.answered.append(request_id)
             if rng.random() < 0.3:
                 self.rate(rng.choice(self.answered))
+
+    def context(self):
+        x = np.array([1.0, *(self.rng.gauss(0, 1) for _ in range(7))], "<f4")
+        return {"version": f"f{self.requests // 1500}", "x": b64encode(x.tobytes()).decode()}
 
     def rate(self, request_id):
         # The value follows from the request, since of two ratings whichever is read first wins.
@@ -98,12 +105,16 @@ class Traffic:
 
 
 def finish(state):
-    """Read to the end; returns rows by key, totals, and what the consumer counted."""
+    """Read to the end; returns rows and linear sums by key, totals, and how many ratings wait."""
     ingest = Ingest(state)
     while ingest.step():
         pass
     rows = {row[:6]: row[6:] for row in ingest.statistics.rows()}
-    found = rows, dict(ingest.counts), dict(ingest.learner.counts), ingest.learner.waiting
+    linear = {
+        cell.key: (cell.n, np.concatenate((cell.gram.ravel(), cell.moments.ravel(), cell.squares)))
+        for cell in ingest.linear.cells()
+    }
+    found = rows, linear, dict(ingest.counts), dict(ingest.learner.counts), ingest.learner.waiting
     ingest.close()
     return found
 
@@ -134,8 +145,8 @@ def test_kills_at_random_moments_change_nothing(make_node, tmp_path):
     clean = StateDirectory(tmp_path / "clean")
     for name in ("log", "secrets"):
         shutil.copytree(state.path / name, clean.path / name, dirs_exist_ok=True)
-    expected_rows, expected_counts, expected_learned, _ = finish(clean)
-    rows, counts, learned, waiting = finish(state)
+    expected_rows, expected_linear, expected_counts, expected_learned, _ = finish(clean)
+    rows, linear, counts, learned, waiting = finish(state)
 
     assert killed_while_behind > KILLS // 5
     assert counts == expected_counts == {"events": traffic.requests + traffic.feedback}
@@ -145,6 +156,10 @@ def test_kills_at_random_moments_change_nothing(make_node, tmp_path):
     }
     for key, sums in rows.items():
         assert sums[:3] == pytest.approx(expected_rows[key][:3], rel=1e-9, abs=1e-9)
+    assert linear.keys() == expected_linear.keys()
+    for key, (n, sums) in linear.items():
+        assert n == expected_linear[key][0]
+        assert sums == pytest.approx(expected_linear[key][1], rel=1e-9, abs=1e-9)
 
 
 def lag(state):

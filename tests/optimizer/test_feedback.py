@@ -90,6 +90,7 @@ def test_a_custom_metric_may_have_any_value():
         ({"request_id": "r", "value": 1, "metric": "no spaces"}, "metric"),
         ({"request_id": "r", "value": 1, "metric": "cost@v1"}, "metric"),
         ({"request_id": "r", "value": 1, "source": "a b"}, "source"),
+        ({"request_id": "r", "value": 1, "source": "judge:main@1"}, "source"),
         ({"request_id": "r", "value": 1, "comment": 5}, "comment"),
         ({"request_id": "r", "value": 1, "comment": "x" * (MAX_COMMENT_BYTES + 1)}, "comment"),
         ({"request_id": "r", "value": 1, "idempotency_key": ""}, "idempotency_key"),

@@ -1,14 +1,18 @@
 """From events to knowledge, and feedback to its decision."""
 
 import math
+from base64 import b64encode
+from dataclasses import replace
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 
 from optimizer import events
 from optimizer.ids import RequestIds, verify
 from optimizer.learner import Learner, LearnerLimits
-from optimizer.settings import CustomMetric
+from optimizer.linear_statistics import DONE, RATED
+from optimizer.settings import CustomMetric, JudgeSettings
 from optimizer.statistics import Statistics
 
 NOW = 1_795_000_000.0
@@ -79,10 +83,11 @@ class Bench:
         return changes
 
     def signal(self, name, arm="small/default", now=NOW):
-        found = self.learner.statistics.evidence(
-            "auto", self.learning["arm"](self.settings, arm), now=now, half_life_s=1.0
-        )
-        return found.signals.get(name)
+        return self.evidence(arm, now).signals.get(name)
+
+    def evidence(self, arm="small/default", now=NOW):
+        known = self.learning["arm"](self.settings, arm)
+        return self.learner.statistics.evidence("auto", known, now=now, half_life_s=1.0)
 
 
 @pytest.fixture
@@ -411,3 +416,116 @@ def test_one_request_is_rated_by_so_many_sources_and_no_more(bench):
     assert bench.learner.counts["feedback_accepted"] == 18
     assert bench.learner.counts["feedback_too_many_sources"] == 4
     assert bench.learner.counts["feedback_repeated"] == 1
+
+
+def judged_by(settings, version):
+    """The route ``auto`` with a judge of this version."""
+    judge = JudgeSettings("main", "large", "Is it right?", version)
+    return replace(settings, routes=(replace(settings.routes[0], judge=judge),))
+
+
+def test_only_the_configured_judge_is_the_quality(bench):
+    """Callers' ratings stand beside it, and so do those of another version; going back finds the old ones again."""
+    bench.learner.configure(judged_by(bench.settings, "j1"), now=NOW)
+    told = []
+    bench.learner.listeners.append(lambda decision, signal, value: told.append((signal, value)))
+    request = bench.decide()
+    for source, value in (("user", 0.9), ("judge:main@j1", 0.2), ("judge:main@j2", 0.6)):
+        bench.rate(request, value, source=source)
+
+    def read():
+        found = bench.evidence().signals
+        return {name: round(found[name].mean, 9) for name in found if name.startswith("quality")}
+
+    assert told == [("quality_user", 0.9), ("quality", 0.2), ("quality@j2", 0.6)]
+    assert read() == {"quality": 0.2, "quality_user": 0.9, "quality@j2": 0.6}
+    bench.learner.configure(judged_by(bench.settings, "j2"), now=NOW)
+    assert read() == {"quality": 0.6, "quality_user": 0.9, "quality@j1": 0.2}
+    bench.learner.configure(bench.settings, now=NOW)
+    assert read() == {"quality": 0.9, "quality@j1": 0.2, "quality@j2": 0.6}
+
+
+def test_a_judgement_on_a_certain_failure_teaches_nothing(bench):
+    """It counts as quality 0 already, whoever rates it."""
+    request = bench.decide(signals={"empty": 1})
+
+    bench.rate(request, 0.9, source="judge:main@j1")
+
+    assert bench.learner.counts["feedback_on_failure"] == 1
+
+
+def test_a_judgement_may_wait_for_its_decision_and_counts_once(bench):
+    """It keeps its judge while it waits, and callers can not take its place."""
+    bench.learner.configure(judged_by(bench.settings, "j1"), now=NOW)
+    request = bench.mint()
+    for number in range(40):
+        bench.rate(request, 0.9, source=f"caller-{number}")
+    for _ in range(2):
+        bench.rate(request, 0.2, source="judge:main@j1")
+
+    bench.decide(request_id=request)
+
+    found = bench.evidence().signals["quality"]
+    assert (found.mean, found.weight) == (pytest.approx(0.2), pytest.approx(1.0, rel=1e-3))
+
+
+def context(*x, version="f1"):
+    return {"version": version, "x": b64encode(np.array([1.0, *x], "<f4").tobytes()).decode()}
+
+
+def linear(bench, signal, group=DONE, arm_id="small/default"):
+    arm = bench.learning["arm"](bench.settings, arm_id)
+    return bench.learner.linear.sums("auto", arm, "f1", group, signal, now=NOW)
+
+
+def test_outcomes_and_ratings_are_learned_with_the_features(bench):
+    """Costs, latency and validity of answered requests; ratings when they come."""
+    rated = bench.decide(context=context(2.0), cost_usd=0.5, duration_ms=1000.0)
+    bench.decide(context=context(4.0), cost_usd=0.5, duration_ms=1000.0, stream=True, ttft_ms=100.0)
+    bench.decide(context=context(8.0), outcome=events.UPSTREAM_FAULT)
+    bench.rate(rated, 0.25)
+
+    assert linear(bench, "valid").gram == pytest.approx(np.array([[2.0, 6.0], [6.0, 20.0]]), rel=1e-3)
+    assert linear(bench, "cost_usd").moment == pytest.approx([1.0, 3.0], rel=1e-3)
+    assert linear(bench, "latency").square == pytest.approx(0.0)
+    assert linear(bench, "ttft").gram == pytest.approx(np.array([[1.0, 4.0], [4.0, 16.0]]), rel=1e-3)
+    assert linear(bench, "quality", RATED).moment == pytest.approx([0.25, 0.5], rel=1e-3)
+    assert bench.learner.linear.recent("auto", "f1")[:, 1].tolist() == [2.0, 4.0, 8.0]
+
+
+def test_features_belong_to_the_arm_that_answered(bench):
+    """A fallback learns what it did with the request, the failed arm nothing about features."""
+    attempts = [
+        {"arm": "small/default", "status": 503, "error": "upstream_error", "ms": 9.0},
+        {"arm": "large/default", "status": 200, "error": None, "ms": 9.0, "cost_usd": 0.5},
+    ]
+    request = bench.decide(context=context(2.0), attempts=attempts, served_by="large/default")
+    bench.rate(request, 0.5)
+
+    assert linear(bench, "valid") is None
+    assert linear(bench, "valid", arm_id="large/default").weight == pytest.approx(1.0, rel=1e-3)
+    assert linear(bench, "quality", RATED, "large/default").moment[1] == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["words", {}, {"version": "f1"}, {"version": "", "x": "AACAPw=="}, {"version": "f1", "x": "AACA"}, [1]],
+)
+def test_a_damaged_vector_costs_only_itself(bench, broken):
+    """The request still teaches what it teaches without features."""
+    request = bench.decide(context=broken)
+    bench.rate(request, 0.5)
+
+    found = bench.evidence()
+    assert (found.pulls, found.signals["quality"].mean) == (1.0, 0.5)
+    assert bench.learner.counts["context_refused"] == 2
+    assert linear(bench, "valid") is None
+
+
+def test_a_vector_of_another_size_is_refused_and_counted(bench):
+    """A version always has as many features."""
+    bench.decide(context=context(2.0))
+    bench.decide(context=context(2.0, 3.0))
+
+    assert linear(bench, "valid").weight == pytest.approx(1.0, rel=1e-3)
+    assert bench.learner.counts["context_refused"] == 1

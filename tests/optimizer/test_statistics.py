@@ -186,6 +186,93 @@ def test_a_reset_of_a_route_resets_every_arm_and_no_other_route():
     assert statistics.evidence("other", ARM, now=NOW, half_life_s=DAY).pulls == 1.0
 
 
+def test_a_partial_reset_lets_older_evidence_count_less():
+    """Of everything that is decayed; how often the arm was tried stays, unless nothing is kept."""
+    statistics = make(math.inf)
+    fold(statistics, [(NOW - 10, SUCCESS, 0.0)] * 10)
+    statistics.add(KEY, NOW - 10, [(priced(COST_USD, "v1"), 8.0)])
+    statistics.set_price_versions({KEY: "v1"})
+
+    statistics.reset("auto", at=NOW, model_key="mk", variant_key="vk", keep=0.1)
+    fold(statistics, [(NOW + 1, SUCCESS, 1.0), (NOW - 5, SUCCESS, 0.0)])
+    statistics.add(KEY, NOW + 1, [(priced(COST_USD, "v1"), 1.0)])
+    once = evidence(statistics, now=NOW + 2)
+    cost = statistics.mean_cost_usd(KEY, now=NOW + 2)
+    statistics.reset("auto", at=NOW + 3, keep=0.5)
+    twice = evidence(statistics, now=NOW + 4)
+
+    assert (once.pulls, once.success.weight) == (12.0, pytest.approx(0.1 * 11 + 1))
+    assert once.success.mean == pytest.approx(1 / 2.1)
+    assert cost == pytest.approx((0.1 * 8 + 1) / 1.1)
+    assert twice.success.weight == pytest.approx(0.5 * (0.1 * 11 + 1))
+    statistics.reset("auto", at=NOW + 5)
+    assert evidence(statistics, now=NOW + 6).pulls == 0.0
+
+
+@given(observations, st.floats(0.0, 1.0), st.randoms(use_true_random=False))
+def test_order_does_not_matter_across_a_partial_reset(rows, keep, shuffler):
+    """What is read before and after the reset was folded, in any order, is the same evidence."""
+    whole, parts = make(), make()
+    for statistics in (whole, parts):
+        statistics.timeline.saw(NOW - 5 * DAY)
+        statistics.reset("auto", at=NOW - 5 * DAY, keep=keep)
+    fold(whole, rows)
+    fold(parts, shuffler.sample(rows, len(rows)))
+
+    expected, found = numbers(evidence(whole)), numbers(evidence(parts))
+
+    assert found == {name: pytest.approx(value, rel=1e-6, abs=1e-6) for name, value in expected.items()}
+
+
+@pytest.mark.parametrize("keep", [-0.1, 1.1, math.nan])
+def test_a_share_to_keep_is_a_share(keep):
+    """Nothing can count more than it did."""
+    with pytest.raises(ValueError, match="keep"):
+        make().reset("auto", at=NOW, keep=keep)
+
+
+def test_many_partial_resets_end_in_forgetting():
+    """What counts next to nothing is let go of."""
+    statistics = fold(make(math.inf), [(NOW - 10, SUCCESS, 1.0)])
+
+    for number in range(10):
+        statistics.reset("auto", at=NOW + number, keep=0.02)
+
+    assert list(statistics.rows()) == []
+    assert evidence(statistics, now=NOW + 20).pulls == 0.0
+
+
+def test_ratings_of_two_judges_and_of_callers_are_never_mixed():
+    """The anchor's ratings are the quality; without a judge it is what callers say."""
+    statistics = make()
+    said = {"quality": 0.9, "quality@j1": 0.2, "quality@j2": 0.6}
+    for name, value in said.items():
+        statistics.add(KEY, NOW, [(name, value)])
+
+    def read():
+        return {name: moments.mean for name, moments in evidence(statistics).signals.items()}
+
+    assert read() == said
+    statistics.set_anchors({"auto": "j1"})
+    assert read() == {"quality": 0.2, "quality_user": 0.9, "quality@j2": 0.6}
+    statistics.set_anchors({"auto": "j2"})
+    assert read() == {"quality": 0.6, "quality_user": 0.9, "quality@j1": 0.2}
+    statistics.set_anchors({"auto": "j3"})
+    assert "quality" not in read()
+
+
+def test_the_share_of_replies_that_were_rated():
+    """Of good replies, by the anchor; None while there are none."""
+    statistics = make()
+    assert statistics.rated_share("auto", ARM, now=NOW) is None
+
+    fold(statistics, [(NOW, VALID, 1.0)] * 8 + [(NOW, VALID, 0.0)] * 2 + [(NOW, QUALITY, 0.5)] * 2)
+
+    assert statistics.rated_share("auto", ARM, now=NOW) == pytest.approx(0.25)
+    statistics.set_anchors({"auto": "j1"})
+    assert statistics.rated_share("auto", ARM, now=NOW) == 0.0
+
+
 def test_cost_is_read_under_the_present_price_version():
     """Evidence of an old price does not mix in, and serves only while there is nothing newer."""
     statistics = make()

@@ -43,6 +43,7 @@ class Scene:
         self.book = Book()
         self.made = 0
         self.time = 100.0
+        self.published: dict[str, dict[str, float]] = {}
         self.controller = Controller(
             self.book,
             store=MemoryStore(),
@@ -63,6 +64,7 @@ class Scene:
             trials=PromptTrials(),
             rates=Rates(now=0.0),
             now=lambda: self.time,
+            published=lambda route: self.published.get(route, {}),
         )
 
     async def _synced(self) -> None: ...
@@ -101,6 +103,13 @@ async def test_every_strategy_gets_one_optimization_per_route_with_a_choice(scen
     await scene.strategist.round()
     assert scene.only().id == record.id
     await scene.wait()
+
+
+def test_strategies_are_shown_the_shares_that_are_published(scene):
+    """What a steered route gives its arms is in no evidence."""
+    scene.published["chat"] = {"big": 0.3, "small": 0.7}
+    assert scene.strategist.situation("chat").published == {"big": 0.3, "small": 0.7}
+    assert scene.strategist.situation("alone").published == {}
 
 
 async def test_what_was_proposed_deploys_by_itself(scene):

@@ -14,11 +14,15 @@ from optimizer.routing import (
     ENDPOINTS,
     Access,
     Arm,
+    ClientFeature,
+    Features,
     Limits,
     Model,
     Price,
+    Resilience,
     Route,
     RoutingTable,
+    Sampling,
     Selector,
     Side,
     Sticky,
@@ -74,7 +78,16 @@ models = st.builds(
 )
 variants = st.builds(Variant, names, names, maybe(names), names, maybe(names))
 arms = st.builds(Arm, names, names, names, names, names, st.dictionaries(names, json_values, max_size=3))
-selectors = st.builds(Selector, names, names, st.lists(numbers, max_size=4).map(tuple))
+selectors = st.builds(Selector, names, names, st.lists(numbers, max_size=4).map(tuple), maybe(names))
+client_features = st.builds(ClientFeature, names, names, names, name_tuples, numbers, numbers)
+features = st.builds(
+    Features,
+    names,
+    st.integers(1, 64),
+    st.lists(client_features, max_size=2).map(tuple),
+    st.booleans(),
+    maybe(names),
+)
 sides = st.builds(Side, st.lists(arms, max_size=4).map(tuple), selectors, names)
 routes = st.builds(
     Route,
@@ -87,6 +100,10 @@ routes = st.builds(
     sticky=maybe(st.builds(Sticky, names, names)),
     home=maybe(names),
     salt=names,
+    fallbacks=st.lists(arms, max_size=2).map(tuple),
+    resilience=st.builds(Resilience, attempts=st.integers(1, 4)),
+    features=maybe(features),
+    sampling=maybe(st.builds(Sampling, numbers, st.integers(0, 2**20))),
 )
 tables = st.builds(
     RoutingTable,
@@ -192,7 +209,7 @@ def test_missing_fields_take_their_defaults() -> None:
 
     def remove_some(header: Any, pool: Any, body: Any) -> None:
         del body["limits"], body["access"], body["guard_lease_s"], body["passthrough"]
-        del body["routes"][0]["salt"], body["upstreams"][0]["keepalive_s"]
+        del body["upstreams"][0]["keepalive_s"]
 
     table, _ = decode(rewritten(encode(simple_table()), remove_some))
 

@@ -1,9 +1,15 @@
 """One decision as it was logged, and in words."""
 
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
 from aiohttp import web
 
 from proxy.control.admin.endpoint import AdminFault, Call, answer
 from proxy.control.admin.explanation import explain
+from proxy.control.admin.sight import constraint_words, look_at, sentences
+from proxy.control.services import Services
 
 
 async def show(call: Call) -> web.StreamResponse:
@@ -18,4 +24,23 @@ async def show(call: Call) -> web.StreamResponse:
             "or retention has removed it.",
         )
     data = event.get("data")
-    return answer({**event, "explanation": explain(data) if isinstance(data, dict) else []})
+    if not isinstance(data, dict):
+        return answer({**event, "explanation": [], "decision": None})
+    core = call.services.core
+    sight = await asyncio.to_thread(look_at, data, core.publication.table, core.state.selector_directory)
+    seen = list(sentences(sight, str(data.get("arm")))) if sight is not None else []
+    return answer(
+        {
+            **event,
+            "explanation": [*explain(data, seen), *_held(call.services, data)],
+            "decision": sight.document() if sight is not None else None,
+        }
+    )
+
+
+def _held(services: Services, data: Mapping[str, Any]) -> list[str]:
+    """What the route is held to. Bounds and multipliers move, so it is said that they are those of now."""
+    steering = services.steering().get(str(data.get("route")))
+    if steering is None or not steering.kept:
+        return []
+    return [f"At this moment the route is held to {'; '.join(constraint_words(steering))}."]

@@ -4,7 +4,7 @@ Pure. Events of other versions may lack fields, and may name words that are not 
 said, and nothing is guessed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from optimizer import events
@@ -35,9 +35,12 @@ _MOST_LISTED: Final = 10
 _LARGEST: Final = 1e15
 
 
-def explain(data: Mapping[str, Any]) -> list[str]:
-    """Sentences about the ``data`` of a ``request.v1`` event, in the order in which things happened."""
-    return [*_addressed(data), *_divided(data), *_chosen(data), *_tried(data), *_ended(data)]
+def explain(data: Mapping[str, Any], seen: Iterable[str] = ()) -> list[str]:
+    """Sentences about the ``data`` of a ``request.v1`` event, in the order in which things happened.
+
+    ``seen`` are those about what a contextual decision saw; they stand where it was made.
+    """
+    return [*_addressed(data), *_divided(data), *_chosen(data), *seen, *_tried(data), *_ended(data)]
 
 
 def _addressed(data: Mapping[str, Any]) -> Iterator[str]:
@@ -110,6 +113,8 @@ def _chosen(data: Mapping[str, Any]) -> Iterator[str]:
         yield f"It went to arm {arm!r}."
     elif data.get("reason") == "bandit":
         shares = _shares(data.get("arms"), data.get("probabilities"))
+        if data.get("draw") is not None:
+            why += " for requests like this one"
         if data.get("policy") == "fixed":
             why, policy = "The arm was drawn with the route's fixed shares, which do not learn", ""
         else:

@@ -44,10 +44,22 @@ async def arms(call: Call) -> web.StreamResponse:
     for route, found in reports.items():
         total = sum(report.pulls for report in found)
         rows += [
-            {"route": route, **asdict(report), "share": report.pulls / total if total else 0.0}
+            {
+                "route": route,
+                **asdict(report),
+                "share": report.pulls / total if total else 0.0,
+                "alarms": _alarms(call, route, report.arm),
+            }
             for report in found
         ]
-    return answer({"table_version": call.services.core.publication.version, "arms": rows})
+    steering = call.services.steering()
+    return answer(
+        {
+            "table_version": call.services.core.publication.version,
+            "arms": rows,
+            "steering": {route: asdict(steering[route]) for route in reports if route in steering},
+        }
+    )
 
 
 async def summary(call: Call) -> web.StreamResponse:
@@ -96,10 +108,36 @@ def _route(route: Route, upstreams: dict[str, str], desk: OptimizationDesk | Non
         "control": _side(route.control, upstreams, 1.0 - route.candidate_fraction),
         "rollout": _rollout(route, desk),
         "deployed": _deployed(route.name, desk),
+        "context": _context(route),
     }
     if route.candidate is not None:
         shown["candidate"] = _side(route.candidate, upstreams, route.candidate_fraction)
     return shown
+
+
+def _alarms(call: Call, route: str, arm: str) -> list[dict[str, Any]]:
+    """Sudden changes of the arm that were found, the newest first."""
+    return [
+        {
+            "signal": alarm.signal,
+            "before": alarm.before,
+            "after": alarm.after,
+            "keep": alarm.keep,
+            "at": alarm.at,
+        }
+        for alarm in call.services.core.drift.alarms_of(route, arm)
+    ]
+
+
+def _context(route: Route) -> dict[str, Any] | None:
+    if route.features is None:
+        return None
+    return {
+        "features_version": route.features.version,
+        "size": route.features.size,
+        "words": route.features.projection is not None,
+        "by_request": route.control.selector.index is not None,
+    }
 
 
 def _rollout(route: Route, desk: OptimizationDesk | None) -> dict[str, Any] | None:

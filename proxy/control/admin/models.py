@@ -161,6 +161,18 @@ class ObjectiveAnswer(Answer):
     scale: float | None
 
 
+class ConstraintsAnswer(Answer):
+    """What a route must keep; null is no bound. ``cost_ratio`` and ``quality_ratio`` are shares of the baseline's."""
+
+    cost_per_request_usd: float | None
+    cost_per_day_usd: float | None
+    cost_ratio: float | None
+    max_request_usd: float | None
+    quality_floor: float | None
+    quality_ratio: float | None
+    latency_p95_ms: float | None
+
+
 class CandidateAnswer(Answer):
     """What would change of the route; null is unchanged."""
 
@@ -168,6 +180,7 @@ class CandidateAnswer(Answer):
     baseline: str | None
     policy: PolicyAnswer | None
     objectives: list[ObjectiveAnswer] | None
+    constraints: ConstraintsAnswer | None = None
 
 
 class ProposalAnswer(Answer):

@@ -100,8 +100,21 @@ class TableOverlay(Answer):
     deployed_at: float | None
 
 
+class TableContext(Answer):
+    """What the route's decisions look at: a vector of ``size`` features. ``words``: those of the text count too."""
+
+    features_version: str
+    size: int
+    words: bool
+    by_request: bool
+
+
 class TableRoute(Answer):
-    """One route as the workers have it."""
+    """One route as the workers have it.
+
+    ``context`` is null where every request is alike. With its ``by_request`` the arms' percentages are means: each
+    request has its own; without, control only learns what the candidate decides by.
+    """
 
     name: str
     match: list[str]
@@ -111,6 +124,7 @@ class TableRoute(Answer):
     candidate: TableSide | None = None
     rollout: TableRollout | None
     deployed: list[TableOverlay]
+    context: TableContext | None
 
 
 class RoutesAnswer(Answer):
@@ -131,6 +145,19 @@ class EstimateAnswer(Answer):
     weight: float
 
 
+class AlarmAnswer(Answer):
+    """A sudden change of an arm. ``before`` and ``after`` are shares, or geometric means in USD or seconds.
+
+    What was known about ``signal`` from before ``at`` (Unix seconds) counts ``keep`` (0..1) times since.
+    """
+
+    signal: str
+    before: float
+    after: float
+    keep: float
+    at: float
+
+
 class ArmAnswer(Answer):
     """What is believed about one arm; null where nothing was observed on the route."""
 
@@ -147,13 +174,78 @@ class ArmAnswer(Answer):
     latency_s: EstimateAnswer | None
     ttft_s: EstimateAnswer | None
     custom: dict[str, EstimateAnswer]
+    alarms: list[AlarmAnswer]
+
+
+class KeptAnswer(Answer):
+    """One constraint: what is asked, what the policy is expected to do, what recent requests did.
+
+    ``name`` is cost (USD per request), quality (0..1) or late (share of replies beyond the percentile's bound). With
+    ``feasible`` false it can not be kept together with the others, and ``expected`` is the nearest that can.
+    """
+
+    name: str
+    target: float
+    expected: float
+    actual: float | None
+    multiplier: float
+    feasible: bool
+
+
+class SteeringAnswer(Answer):
+    """How far a route keeps its constraints; ``gain`` 0..1 is how sure it is that its features tell arms apart."""
+
+    kept: list[KeptAnswer]
+    gain: float
 
 
 class ArmsAnswer(Answer):
-    """Every arm of every route."""
+    """Every arm of every route, and how routes that are steered keep their constraints."""
 
     table_version: int
     arms: list[ArmAnswer]
+    steering: dict[str, SteeringAnswer]
+
+
+class FeatureAnswer(Answer):
+    """One entry of the vector that a contextual decision looked at."""
+
+    name: str
+    value: float
+
+
+class ScoreAnswer(Answer):
+    """One arm as a contextual policy saw it: ``mean`` = ``value`` minus all ``penalties``.
+
+    ``probability`` was logged, ``recomputed`` is what the same policy gives again.
+    """
+
+    arm: str
+    eligible: bool
+    mean: float
+    deviation: float
+    value: float
+    penalties: list[float]
+    predicted_cost_usd: float | None
+    given: float
+    probability: float
+    recomputed: float
+
+
+class ContextualAnswer(Answer):
+    """What a contextual decision saw. ``low`` and ``high`` bound the chosen arm's stretch of [0, 1).
+
+    The scores are null when the policy that decided is no longer kept, or did not draw.
+    """
+
+    features_version: str
+    features: list[FeatureAnswer]
+    draw: float | None
+    policy_blob: str
+    arms: list[ScoreAnswer] | None
+    low: float | None
+    high: float | None
+    difference: float | None
 
 
 class DecisionAnswer(Answer):
@@ -166,6 +258,7 @@ class DecisionAnswer(Answer):
     time: str
     data: dict[str, Any]
     explanation: list[str]
+    decision: ContextualAnswer | None
 
 
 class CostSummary(Answer):

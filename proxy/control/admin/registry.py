@@ -9,6 +9,7 @@ from proxy.control.admin import (
     decisions,
     feedback,
     health,
+    judges,
     keys,
     leases,
     live,
@@ -18,6 +19,7 @@ from proxy.control.admin import (
 from proxy.control.admin import models as m
 from proxy.control.admin import models_live as live_models
 from proxy.control.admin.endpoint import About, Endpoint, Handler
+from proxy.control.admin.models_judges import JudgesAnswer
 
 _OPTIMIZE: Final = "/api/v1/optimize"
 _ONE: Final = _OPTIMIZE + "/{optimization_id}"
@@ -148,6 +150,12 @@ ENDPOINTS: Final = (
             query=live_models.ArmsQuery,
             also=(404,),
         ),
+    ),
+    Endpoint(
+        "GET",
+        "/api/v1/judges",
+        judges.listing,
+        About("Show what judges found and cost", JudgesAnswer),
     ),
     Endpoint(
         "GET",

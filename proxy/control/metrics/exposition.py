@@ -23,11 +23,17 @@ from prometheus_client.registry import Collector
 from optimizer.arm_report import ArmReport, Estimate
 from optimizer.events import COMPLETED
 from optimizer.settings import CustomMetric
+from optimizer.steering import Steering
+from proxy.control.metrics.drift import Series as DriftSeries
+from proxy.control.metrics.drift import families as drift_families
 from proxy.control.metrics.faults import STATE_VALUES, breaker_rows
+from proxy.control.metrics.judging import JudgeFacts
+from proxy.control.metrics.judging import families as judge_families
 from proxy.control.metrics.limits import LimitFacts
 from proxy.control.metrics.observer import MetricsObserver
 from proxy.control.metrics.rollouts import RolloutFacts
 from proxy.control.metrics.rollouts import families as rollout_families
+from proxy.control.metrics.steering import families as steering_families
 from proxy.control.metrics.totals import NONE, TOKEN_KINDS, ArmLabels, ArmTotals, Histogram
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -80,6 +86,9 @@ class Facts:
     log_diversions: int = 0
     limits: LimitFacts = field(default_factory=LimitFacts)
     rollouts: RolloutFacts = field(default_factory=RolloutFacts)
+    judging: JudgeFacts = field(default_factory=JudgeFacts)
+    steering: Mapping[str, Steering] = field(default_factory=dict)
+    drift: Sequence[DriftSeries] = ()
     task_deaths: Mapping[str, int] = field(default_factory=dict)
     tasks_down: int = 0
     kafka: Mapping[str, float] | None = None
@@ -106,7 +115,10 @@ def collect(observer: MetricsObserver, facts: Facts) -> list[Metric]:
         *_estimate_families(facts),
         *_custom_families(observer, facts),
         *_limit_families(facts.limits),
+        *steering_families(facts.steering),
+        *drift_families(facts.drift),
         *rollout_families(facts.rollouts),
+        *judge_families(facts.judging),
         *_pipeline_families(observer, facts),
         *_config_families(observer, facts),
         *_worker_families(observer, facts),

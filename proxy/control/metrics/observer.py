@@ -55,6 +55,7 @@ class MetricsObserver:
         self.custom_counts: Counter[str] = Counter()
         self._losses = Growth()
         self._worker_counts = Growth()
+        self._samples = Growth()
         self.reloads: Counter[str] = Counter()
         self.dropped_series = 0
         self.attempts = AttemptTotals()
@@ -86,6 +87,11 @@ class MetricsObserver:
         """What workers counted besides events, all together: ``shed``, ``evicted``, ``diversions``."""
         return self._worker_counts.totals
 
+    @property
+    def samples(self) -> Counter[str]:
+        """Requests that workers drew for a judge, by what became of their content."""
+        return self._samples.totals
+
     def use(self, vocabulary: Vocabulary) -> None:
         """Fold names by another configuration from now on; totals that exist stay."""
         self._vocabulary = vocabulary
@@ -115,6 +121,7 @@ class MetricsObserver:
                 "custom_counts": self.custom_counts,
                 **self._losses.save("lost"),
                 **self._worker_counts.save("worker_counts"),
+                **self._samples.save("samples"),
                 "reloads": self.reloads,
                 "dropped_series": self.dropped_series,
                 **self.attempts.save(),
@@ -136,6 +143,7 @@ class MetricsObserver:
         self.custom_counts = Counter(saved["custom_counts"])
         self._losses.restore("lost", saved)
         self._worker_counts.restore("worker_counts", saved)
+        self._samples.restore("samples", saved)
         self.reloads = Counter(saved["reloads"])
         self.dropped_series = saved["dropped_series"]
         self.attempts.restore(saved)
@@ -198,7 +206,8 @@ class MetricsObserver:
         self._losses.report(worker, data.get("lost", {}))
         counted = {name: data.get(name) for name in _WORKER_COUNTS}
         self._worker_counts.report(worker, counted | {"diversions": data.get("log", {}).get("diversions")})
-        for growth in (self._losses, self._worker_counts):
+        self._samples.report(worker, data.get("content", {}))
+        for growth in (self._losses, self._worker_counts, self._samples):
             growth.forget_workers(_REMEMBERED_WORKERS)
         self.breakers.report(worker, data.get("breakers"))
         self.breakers.forget_workers(_REMEMBERED_WORKERS)

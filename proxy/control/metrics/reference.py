@@ -11,13 +11,18 @@ from typing import Final
 from prometheus_client.core import Metric
 
 from optimizer.arm_report import ArmReport, Estimate
+from optimizer.drift import SIGNALS
 from optimizer.events import OUTCOMES
 from optimizer.lease_terms import MEASURES
 from optimizer.rollouts.machine import PROPOSE
 from optimizer.settings import CustomMetric
+from optimizer.steering import Kept, Steering
+from policies.steering import COST, LATE, QUALITY
 from proxy.control.facts import FEEDBACK_RESULTS, INGEST_ERRORS, KAFKA_COUNTERS, KAFKA_GAUGES
+from proxy.control.judge_examiner import RESULTS as RESULTS_OF_JUDGING
 from proxy.control.metrics.exposition import LOSS_REASONS, ConfigFacts, Facts, collect
 from proxy.control.metrics.faults import REASONS, RESULTS
+from proxy.control.metrics.judging import KINDS, SAMPLES, JudgeFacts, JudgeState
 from proxy.control.metrics.limits import LimitFacts, Standing, kind_of
 from proxy.control.metrics.observer import MetricsObserver, WorkerSeen
 from proxy.control.metrics.rollouts import WEBHOOK_RESULTS, RolloutFacts, statuses_of
@@ -77,12 +82,17 @@ LABELS: Final[Mapping[str, str]] = {
     "why": _words(REASONS),
     "signal": _words(("success", "quality", "cost_usd", "latency_seconds", "ttft_seconds"))
     + ", and metrics under `metrics.custom`",
+    "drift_alarms_total signal": _words(SIGNALS),
     "measure": _words(("requests", "tokens", "usd")),
+    "constraint": _words((COST, QUALITY, LATE)),
     "window": _words(("minute", "day", "month")) + "; of UTC",
     "events_lost_total reason": _words((*LOSS_REASONS, "retention_unread", "malformed")),
     "optimizations status": _words(tuple(statuses_of(()))),
     "verb": "of the table in [rollouts](rollouts.md)",
     "webhooks_total result": _words(WEBHOOK_RESULTS),
+    "judge_samples_total result": _words(SAMPLES),
+    "judge_judgements_total kind": _words(KINDS) + ": one answer rated, or two prompts compared",
+    "judge_judgements_total result": _words(RESULTS_OF_JUDGING),
     "ingest_errors_total reason": _words(INGEST_ERRORS),
     "task": "a background task of the optimizer process",
     "worker": "a worker's incarnation, a number that no other one gets",
@@ -161,6 +171,9 @@ def example() -> list[Metric]:
         rollouts=RolloutFacts(
             statuses=statuses_of(()), candidate_fractions={"route": 0.0}, transitions={PROPOSE: 0}
         ),
+        judging=JudgeFacts({"route": JudgeState("judge", "model", "v", 0.05, 0.0, 1.0)}),
+        steering={"route": Steering((Kept(COST, 0.001, 0.001, None, 0.0, feasible=True),))},
+        drift=(("route", "arm", SIGNALS[0], 0),),
         task_deaths={"ingest": 0},
         kafka=dict.fromkeys(KAFKA_GAUGES, 0.0),
         kafka_counters=dict.fromkeys(KAFKA_COUNTERS, 0.0),

@@ -187,14 +187,17 @@ async def faulty() -> AsyncIterator[FaultyUpstream]:
     await runner.cleanup()
 
 
+Serve = Callable[..., Awaitable[ServedProduct]]
+
+
 @pytest.fixture
-async def start(tmp_path: Path, faulty: FaultyUpstream) -> AsyncIterator[Start]:
-    """``await start(more="", environ={})`` runs the product until it is ready; again, it runs on the same state."""
+async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
+    """``await serve(config, environ={})`` runs the product until it is ready; again, it runs on the same state."""
     async with AsyncExitStack() as undo:
 
-        async def run(*, more: str = "", environ: dict[str, str] | None = None) -> ServedProduct:
+        async def run(text: str, *, environ: dict[str, str] | None = None) -> ServedProduct:
             config, state = tmp_path / "config.yaml", tmp_path / "state"
-            config.write_text(CONFIG.format(url=faulty.url, more=more))
+            config.write_text(text)
             log = undo.enter_context((tmp_path / "stderr.log").open("ab"))
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "proxy.cli", "serve", "--config", str(config),
@@ -211,3 +214,13 @@ async def start(tmp_path: Path, faulty: FaultyUpstream) -> AsyncIterator[Start]:
             return product
 
         yield run
+
+
+@pytest.fixture
+def start(serve: Serve, faulty: FaultyUpstream) -> Start:
+    """``await start(more="", environ={})``: ``serve`` with a route between an old and a new model."""
+
+    async def run(*, more: str = "", environ: dict[str, str] | None = None) -> ServedProduct:
+        return await serve(CONFIG.format(url=faulty.url, more=more), environ=environ)
+
+    return run

@@ -1,16 +1,13 @@
 """Every strategy of the user guide, left to itself: from the file to deployed, over real sockets."""
 
 import asyncio
-import os
 import random
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -18,8 +15,8 @@ import orjson
 import pytest
 from aiohttp import web
 
-from tests.integration.restarts.conftest import _end, completion
-from tests.integration.rollouts.conftest import ServedProduct
+from tests.integration.restarts.conftest import completion
+from tests.integration.rollouts.conftest import Serve, ServedProduct
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -121,29 +118,13 @@ async def models() -> AsyncIterator[Models]:
 
 
 @pytest.fixture
-async def begin(tmp_path: Path, models: Models) -> AsyncIterator[Begin]:
-    """``await begin(text)`` runs the product with these strategies until it is ready."""
-    async with AsyncExitStack() as undo:
+def begin(serve: Serve, models: Models) -> Begin:
+    """``await begin(text)``: ``serve`` with these strategies."""
 
-        async def run(text: str, *, deployment: str = QUICK) -> ServedProduct:
-            config, state = tmp_path / "config.yaml", tmp_path / "state"
-            config.write_text(PREFIX.format(url=models.url) + text + deployment)
-            log = undo.enter_context((tmp_path / "stderr.log").open("ab"))
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "proxy.cli", "serve", "--config", str(config),
-                "--state-dir", str(state), "--port", "0",
-                stdout=asyncio.subprocess.PIPE, stderr=log, env={**os.environ},
-            )  # fmt: skip
-            assert process.stdout is not None
-            line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
-            match = re.search(r"ready on (http://\S+)", line)
-            assert match, line + (tmp_path / "stderr.log").read_text()
-            product = ServedProduct(process, match[1], state, tmp_path / "stderr.log")
-            undo.push_async_callback(product.admin.http.aclose)
-            undo.push_async_callback(_end, product)
-            return product
+    async def run(text: str, *, deployment: str = QUICK) -> ServedProduct:
+        return await serve(PREFIX.format(url=models.url) + text + deployment)
 
-        yield run
+    return run
 
 
 def crowd(

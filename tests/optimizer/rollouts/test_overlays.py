@@ -7,6 +7,7 @@ import pytest
 from optimizer.evidence import NoEvidence
 from optimizer.publisher import Publisher
 from optimizer.rollouts.codec import record_of, to_plain
+from optimizer.rollouts.fitting import alike
 from optimizer.rollouts.overlays import (
     ARM_VANISHED,
     FILE_CHANGED,
@@ -16,7 +17,7 @@ from optimizer.rollouts.overlays import (
     obstacle,
 )
 from optimizer.rollouts.records import Candidate, Status
-from optimizer.settings import Objective, PolicySettings
+from optimizer.settings import Constraints, Objective, PolicySettings
 from optimizer.table_file import decode, encode
 from tests.optimizer.rollouts.conftest import arm, edited, make_record, make_settings, route
 
@@ -99,6 +100,20 @@ def test_an_edit_of_another_field_does_not(settings, running):
     changed = edited(settings, objectives=(Objective("cost", 1.0, maximize=False),))
     assert obstacle(running, changed) is None
     assert effective(changed, [running])["chat"].candidate is not None
+
+
+def test_constraints_are_a_field_like_the_others(settings):
+    """The candidate's side has them, control does not, and they survive the table and the database."""
+    wanted = Constraints(cost_ratio=0.6, quality_floor=0.5)
+    record = make_record(settings, Candidate(constraints=wanted))
+    overlay = effective(settings, [record])["chat"]
+
+    assert overlay.control.constraints == Constraints()
+    assert overlay.candidate is not None
+    assert overlay.candidate.constraints == wanted
+    assert record_of(to_plain(record)) == record
+    assert not alike(Candidate(constraints=wanted), Candidate(constraints=Constraints(cost_ratio=0.5)))
+    assert obstacle(record, edited(settings, constraints=Constraints(quality_floor=0.9))) == FILE_CHANGED
 
 
 def test_an_edited_prompt_is_an_edit_of_the_arms(settings):

@@ -1,7 +1,10 @@
-"""A small real HTTP server that answers as it is told, in the place of the admin API."""
+"""What commands talk to: a small server that answers as it is told, and an optimizer process of a test's own."""
 
 import json
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +17,8 @@ from click.testing import CliRunner, Result
 from proxy.cli import main
 
 BASE = "/api/v1/optimize"
+ROOT = Path(__file__).resolve().parents[3]
+_STARTS_S = 60.0
 
 
 @dataclass
@@ -170,3 +175,29 @@ def ask(script: Script, tmp_path: Path) -> Callable[..., Result]:
         return CliRunner().invoke(main, list(arguments), input=stdin, env={**known, **(env or {})})
 
     return invoke
+
+
+@pytest.fixture(scope="module")
+def optimizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The state directory of an optimizer process that runs with the ``CONFIG`` of the test's module.
+
+    Its ``config.yaml`` lies beside that directory.
+    """
+    directory = tmp_path_factory.mktemp("server")
+    (directory / "config.yaml").write_text(request.module.CONFIG)
+    state = directory / "state"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "proxy.control", "--state-dir", str(state), "--config", "config.yaml"],
+        cwd=directory,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    try:
+        deadline = time.monotonic() + _STARTS_S
+        while not (state / "run" / "optimizer.sock").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield state
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0

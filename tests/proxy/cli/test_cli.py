@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,30 +23,6 @@ routes:
 
 def run(*arguments: str, stdin: str | None = None) -> Result:
     return CliRunner().invoke(main, list(arguments), input=stdin)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An optimizer process on its own; the state directory."""
-    directory = tmp_path_factory.mktemp("server")
-    (directory / "config.yaml").write_text(CONFIG)
-    state = directory / "state"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "proxy.control", "--state-dir", str(state), "--config", "config.yaml"],
-        cwd=directory,
-        env={"PYTHONPATH": str(ROOT)},
-    )
-    socket = state / "run" / "optimizer.sock"
-    try:
-        import time
-
-        deadline = time.monotonic() + 20
-        while not socket.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        yield state
-    finally:
-        process.terminate()
-        assert process.wait(20) == 0
 
 
 def test_help_teaches_and_imports_nothing_of_the_product() -> None:
@@ -122,11 +97,11 @@ def test_check_config_lists_every_problem_with_its_path(tmp_path: Path) -> None:
     assert "routes.chat.baseline" in result.output
 
 
-def test_routes_and_arms_are_shown_as_tables_and_as_json(server: Path) -> None:
+def test_routes_and_arms_are_shown_as_tables_and_as_json(optimizer: Path) -> None:
     """Percentages for people, the API's answer for programs."""
-    table = run("routes", "--state-dir", str(server))
-    document = run("routes", "--json", "--state-dir", str(server))
-    arms = run("arms", "--route", "chat", "--state-dir", str(server))
+    table = run("routes", "--state-dir", str(optimizer))
+    document = run("routes", "--json", "--state-dir", str(optimizer))
+    arms = run("arms", "--route", "chat", "--state-dir", str(optimizer))
 
     assert table.exit_code == 0, table.output
     assert "chat  (thompson, matches gpt-*)" in table.output
@@ -135,12 +110,12 @@ def test_routes_and_arms_are_shown_as_tables_and_as_json(server: Path) -> None:
     assert "large" in arms.output
 
 
-def test_config_export_reload_validate(server: Path, tmp_path: Path) -> None:
+def test_config_export_reload_validate(optimizer: Path, tmp_path: Path) -> None:
     """The operator's loop on a running server."""
-    exported = run("config", "export", "--state-dir", str(server))
-    reloaded = run("config", "reload", "--state-dir", str(server))
-    good = run("config", "validate", "-", "--state-dir", str(server), stdin=exported.output)
-    bad = run("config", "validate", "-", "--state-dir", str(server), stdin="servr: {}\n")
+    exported = run("config", "export", "--state-dir", str(optimizer))
+    reloaded = run("config", "reload", "--state-dir", str(optimizer))
+    good = run("config", "validate", "-", "--state-dir", str(optimizer), stdin=exported.output)
+    bad = run("config", "validate", "-", "--state-dir", str(optimizer), stdin="servr: {}\n")
 
     assert "planted-secret-3" not in exported.output
     assert reloaded.output.startswith("unchanged: configuration ")
@@ -150,48 +125,48 @@ def test_config_export_reload_validate(server: Path, tmp_path: Path) -> None:
     assert "servr" in bad.output
 
 
-def test_a_refused_reload_lists_the_problems(server: Path) -> None:
+def test_a_refused_reload_lists_the_problems(optimizer: Path) -> None:
     """Exit 1 with paths; afterwards the good file is accepted again."""
-    path = server.parent / "config.yaml"
+    path = optimizer.parent / "config.yaml"
     path.write_text(CONFIG.replace("baseline: large", "baseline: nope"))
-    refused = run("config", "reload", "--state-dir", str(server))
+    refused = run("config", "reload", "--state-dir", str(optimizer))
     path.write_text(CONFIG)
-    accepted = run("config", "reload", "--state-dir", str(server))
+    accepted = run("config", "reload", "--state-dir", str(optimizer))
 
     assert refused.exit_code == 1
     assert "routes.chat.baseline" in refused.output
     assert accepted.exit_code == 0
 
 
-def test_configured_keys_do_not_lock_the_operator_out(server: Path) -> None:
+def test_configured_keys_do_not_lock_the_operator_out(optimizer: Path) -> None:
     """Where no key is in the state directory, the commands are local requests; require_key ends that."""
-    path = server.parent / "config.yaml"
-    key = server / "secrets" / "admin.key"
+    path = optimizer.parent / "config.yaml"
+    key = optimizer / "secrets" / "admin.key"
     hidden = key.rename(key.with_suffix(".hidden"))
     try:
-        assert run("routes", "--state-dir", str(server)).exit_code == 0
+        assert run("routes", "--state-dir", str(optimizer)).exit_code == 0
         path.write_text(CONFIG + "admin: {require_key: true, key: operator-key-1}\n")
-        assert run("config", "reload", "--state-dir", str(server)).exit_code == 0
-        refused = run("routes", "--state-dir", str(server))
-        mine = server.parent / "mine.key"
+        assert run("config", "reload", "--state-dir", str(optimizer)).exit_code == 0
+        refused = run("routes", "--state-dir", str(optimizer))
+        mine = optimizer.parent / "mine.key"
         mine.write_text("operator-key-1\n")
-        accepted = run("routes", "--state-dir", str(server), "--key-file", str(mine))
+        accepted = run("routes", "--state-dir", str(optimizer), "--key-file", str(mine))
     finally:
         hidden.rename(key)
         path.write_text(CONFIG)
-        mine = server.parent / "mine.key"
+        mine = optimizer.parent / "mine.key"
         mine.write_text("operator-key-1\n")
-        run("config", "reload", "--state-dir", str(server), "--key-file", str(mine))
+        run("config", "reload", "--state-dir", str(optimizer), "--key-file", str(mine))
 
     assert refused.exit_code == 1
     assert "A key is required" in refused.output
     assert accepted.exit_code == 0
 
 
-def test_errors_say_what_to_do(server: Path, tmp_path: Path) -> None:
+def test_errors_say_what_to_do(optimizer: Path, tmp_path: Path) -> None:
     """No server, no decision, no key file, no URL."""
     away = run("routes", "--state-dir", str(tmp_path / "nothing"))
-    unknown = run("explain", "req_00", "--state-dir", str(server))
+    unknown = run("explain", "req_00", "--state-dir", str(optimizer))
     no_key = run("routes", "--key-file", str(tmp_path / "none"))
     no_url = run("routes", "--url", "localhost:8080")
 

@@ -213,6 +213,28 @@ def test_what_a_server_complains_about_is_passed_on_with_a_fix(examine, script) 
     ]
 
 
+@pytest.mark.parametrize(("feasible", "word"), [(True, "ok"), (False, "warn")])
+def test_constraints_that_can_not_be_kept_wait_for_a_person(examine, script, feasible, word) -> None:
+    """Nothing is broken, but somebody has to choose what to give up."""
+    kept = {
+        "name": "cost",
+        "target": 0.001,
+        "expected": 0.0014,
+        "actual": None,
+        "multiplier": 0.0,
+        "feasible": feasible,
+    }
+    script.on("GET", "/health/detailed", health())
+    script.on("GET", BASE, NONE_PAUSED)
+    script.on("GET", "/api/v1/arms", {"arms": [], "steering": {"chat": {"kept": [kept], "gain": 0.0}}})
+
+    code, found = examine()
+
+    assert code == 0
+    assert found["constraints"][0][0] == word
+    assert ("0.0014 is the nearest" in found["constraints"][0][1]) is not feasible
+
+
 @pytest.mark.parametrize(
     ("status", "body", "words"),
     [

@@ -6,8 +6,7 @@ import pty
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,33 +27,10 @@ access: {client_keys: true}
 """
 
 
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The state directory of a running optimizer process."""
-    directory = tmp_path_factory.mktemp("server")
-    (directory / "config.yaml").write_text(CONFIG)
-    state = directory / "state"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "proxy.control", "--state-dir", str(state), "--config", "config.yaml"],
-        cwd=directory,
-        env={"PYTHONPATH": str(ROOT)},
-    )
-    try:
-        deadline = time.monotonic() + 20
-        while not (state / "run" / "optimizer.sock").exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        yield state
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
 @pytest.fixture
-def run(state: Path) -> Callable[..., Result]:
+def run(optimizer: Path) -> Callable[..., Result]:
     def invoke(*arguments: str) -> Result:
-        return CliRunner().invoke(main, ["keys", *arguments, "--state-dir", str(state)])
+        return CliRunner().invoke(main, ["keys", *arguments, "--state-dir", str(optimizer)])
 
     return invoke
 
@@ -68,12 +44,12 @@ def test_create_hands_the_key_alone_to_a_pipe(run) -> None:
     assert result.stderr == ""
 
 
-def test_create_says_more_on_a_terminal(state) -> None:
+def test_create_says_more_on_a_terminal(optimizer) -> None:
     """The key on a line of its own, what it may do, and that it is not shown again."""
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "proxy.cli", "keys", "create", "person", "--usd-per-day", "2.5", "--pin"]
     process = subprocess.Popen(
-        [*command, "--state-dir", str(state)], stdout=follower, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}
+        [*command, "--state-dir", str(optimizer)], stdout=follower, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}
     )
     os.close(follower)
     assert process.wait(20) == 0

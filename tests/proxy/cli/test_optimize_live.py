@@ -2,9 +2,6 @@
 
 import json
 import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +13,6 @@ from optimizer.strategies.registry import STRATEGIES
 from proxy.cli import main
 from proxy.cli import optimize as commands
 
-ROOT = Path(__file__).resolve().parents[3]
 CONFIG = """
 upstreams: {sim: {base_url: "http://127.0.0.1:9/v1", auth: none}}
 models:
@@ -28,35 +24,12 @@ routes:
 MANUAL = ("--strategy", "manual", "-p", 'arms=["small"]', "-p", "baseline=small")
 
 
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The state directory of a running optimizer process."""
-    directory = tmp_path_factory.mktemp("server")
-    (directory / "config.yaml").write_text(CONFIG)
-    state = directory / "state"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "proxy.control", "--state-dir", str(state), "--config", "config.yaml"],
-        cwd=directory,
-        env={"PYTHONPATH": str(ROOT)},
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while not (state / "run" / "optimizer.sock").exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        yield state
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
 @pytest.fixture
-def run(state: Path) -> Callable[..., Result]:
+def run(optimizer: Path) -> Callable[..., Result]:
     """A command, and that it succeeds unless another exit status is expected."""
 
     def invoke(*arguments: str, status: int = 0) -> Result:
-        result = CliRunner().invoke(main, [*arguments, "--state-dir", str(state)])
+        result = CliRunner().invoke(main, [*arguments, "--state-dir", str(optimizer)])
         assert result.exit_code == status, result.output
         return result
 
@@ -173,11 +146,11 @@ def test_mistakes_are_answered_with_every_problem(run) -> None:
     assert run("optimize", "pause", "opt_nothing", status=1).output.startswith("Error: ")
 
 
-def test_an_edit_of_the_file_ends_what_it_contradicts_and_reload_names_it(run, manual, state) -> None:
+def test_an_edit_of_the_file_ends_what_it_contradicts_and_reload_names_it(run, manual, optimizer) -> None:
     """The file wins."""
     run("optimize", "deploy", manual, "--no-canary")
     exported = run("config", "export").output
-    path = state.parent / "config.yaml"
+    path = optimizer.parent / "config.yaml"
     path.write_text(CONFIG.replace("arms: [small, large]", "arms: [large]"))
     try:
         reloaded = run("config", "reload").output

@@ -60,6 +60,36 @@ def test_routes_without_a_rollout_or_with_one_that_is_over(script, ask) -> None:
     assert "rollout ro_9" in ask("routes").output
 
 
+def test_routes_say_what_decisions_look_at(script, ask) -> None:
+    """By request, or only learned so far."""
+    context = {"features_version": "1-ab", "size": 34, "words": False, "by_request": True}
+    table(script, context=context)
+    assert "decides by 34 features of a request (1-ab); the shares are means" in ask("routes").output
+
+    table(script, context=context | {"by_request": False})
+    assert "looks at 34 features of a request (1-ab); which are only learned so far" in ask("routes").output
+
+
+def test_arms_show_how_constraints_are_kept(script, ask) -> None:
+    """What is asked, expected and happening, and what can not be kept."""
+    kept = [
+        {"name": "cost", "target": 0.001, "expected": 0.0014, "actual": 0.0016, "multiplier": 310.25,
+         "feasible": False},
+        {"name": "quality", "target": 0.9, "expected": 0.91, "actual": None, "multiplier": 0.0, "feasible": True},
+    ]  # fmt: skip
+    steering = {"chat": {"kept": kept, "gain": 0.4}}
+    script.on("GET", "/api/v1/arms", {"table_version": 1, "arms": [], "steering": steering})
+
+    lines = ask("arms", "--route", "chat").output.splitlines()
+
+    cost, quality = (next(line for line in lines if word in line) for word in ("cost <=", "quality >="))
+    for words in ("0.001000 USD", "0.001400 USD", "0.001600 USD", "310.2", "can not be kept"):
+        assert words in cost
+    for words in ("0.900", "0.910", " - "):
+        assert words in quality
+    assert "can not" not in quality
+
+
 def test_explain_prints_sentences_and_json_the_event(script, ask) -> None:
     """People and programs."""
     event = {

@@ -55,6 +55,13 @@ routes:
     hedge_after_ms: 1.1
     limits: {requests_per_minute: 60, usd_per_month: 0.3}
     objectives: [quality, {name: stars, weight: 0.1, direction: maximize, scale: 5}]
+    context:
+      lexical: '${WORDS:-true}'
+      client: [{name: tier, header: X-Tier, values: 'free,paid'}, {name: age, metadata: a.b, min: -1, max: 0.3}]
+    constraints:
+      {target_reduction: 0.1, cost_per_day_usd: '${BUDGET:-12.5}', quality_threshold: 0.95, latency_p95_ms: 0.7}
+    drift: false
+    judge: {model: s, rubric: 'Is it $${right}?', rate: 0.3}
   quick: {arms: [m], retries: 0, timeouts: {total_ms: 10}}
 metrics: {custom: [{name: stars, min: 1, max: 5}]}
 passthrough: {default: a, /v1/audio: c}
@@ -214,6 +221,48 @@ def resilience(draw, arms):
     return {key: blocks[key] for key in draw(st.sets(st.sampled_from(sorted(blocks))))}
 
 
+@st.composite
+def learning(draw, models):
+    """Context, constraints, drift and judge, whole and in part, in long and in short."""
+    feature = st.fixed_dictionaries({"metadata": texts.map(lambda text: text.replace("${", "$${"))}) | (
+        st.fixed_dictionaries(
+            {"header": st.sampled_from(["x-a", "X-B"])},
+            optional={"values": st.lists(st.sampled_from(["on", "1", "no"]), min_size=1, max_size=16)},
+        )
+    )
+    blocks = {
+        "context": st.booleans()
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                "enabled": st.booleans(),
+                "lexical": st.booleans(),
+                "lexical_size": st.integers(1, 64),
+                "client": st.lists(feature, max_size=3).map(
+                    lambda found: [{"name": f"f{index}", **one} for index, one in enumerate(found)]
+                ),
+            },
+        ),
+        "constraints": st.fixed_dictionaries(
+            {},
+            optional={
+                "cost_per_request_usd": numbers,
+                "target_reduction": st.floats(0.001, 0.999),
+                "max_request_usd": numbers,
+                "quality_floor": st.floats(0.001, 1),
+                "quality_threshold": st.floats(0.001, 1),
+            },
+        ),
+        "drift": st.booleans() | st.fixed_dictionaries({"keep": st.floats(0, 1), "threshold": numbers}),
+        "judge": st.sampled_from(models)
+        | st.fixed_dictionaries(
+            {"model": st.sampled_from(models)},
+            optional={"name": names, "rate": st.floats(0.001, 1), "usd_per_day": numbers},
+        ),
+    }
+    return {key: draw(blocks[key]) for key in sorted(draw(st.sets(st.sampled_from(sorted(blocks)))))}
+
+
 breakers = st.booleans() | st.fixed_dictionaries(
     {},
     optional={
@@ -310,6 +359,7 @@ def documents(draw):
                 "policy": {"half_life_hours": draw(numbers)},
                 "objectives": [{"name": "quality", "weight": draw(numbers)}],
                 **draw(resilience(ids)),
+                **draw(learning(models)),
             }
         },
     }

@@ -8,13 +8,16 @@ from hypothesis import strategies as st
 
 from optimizer.rollouts.overlays import digests, effective, named
 from optimizer.rollouts.records import Candidate, Optimization, Proposal, Rollout, Status
-from optimizer.settings import Objective, PolicySettings, RolloutPlan
+from optimizer.settings import Constraints, Objective, PolicySettings, RolloutPlan
 from proxy.config.export import effective_yaml, export
 from proxy.config.load import load_text
 
 TEXT = """\
 upstreams: {u: {base_url: 'http://h/v1'}}
-models: {m: {}, n: {}, o: {}}
+models:
+  m: {price: {input: 1, output: 2}}
+  n: {price: {input: 1, output: 2}}
+  o: {price: {input: 1, output: 2}}
 prompts: {p: Be brief., q: 'Costs $${MONEY}'}
 metrics: {custom: [stars]}
 optimization: {model_selection: {models: [m, n]}, cost_reduction: {}}
@@ -38,6 +41,14 @@ routes:
 LOADED = load_text(TEXT, {})
 ROUTES = {route.name: route for route in LOADED.settings.routes}
 WEIGHTS = st.floats(0.001, 1000, allow_nan=False)
+CONSTRAINTS = st.builds(
+    Constraints,
+    cost_per_day_usd=st.none() | WEIGHTS,
+    # A file says what is saved, so a ratio has no more digits than a share that people write.
+    cost_ratio=st.none() | st.floats(0.001, 0.999).map(lambda ratio: round(ratio, 9)),
+    quality_floor=st.none() | st.floats(0.001, 1),
+    latency_p95_ms=st.none() | WEIGHTS,
+)
 
 
 def record(route, candidate, *, status=Status.DEPLOYED, number=1, name="cheaper"):
@@ -89,6 +100,7 @@ def candidates(draw, route):
         baseline=draw(st.none() | st.sampled_from(arms)),
         policy=draw(st.none() | st.sampled_from(policies)),
         objectives=draw(st.none() | st.just(tuple(draw(st.permutations(objectives))))),
+        constraints=draw(st.none() | CONSTRAINTS),
     )
 
 

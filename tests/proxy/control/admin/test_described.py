@@ -1,7 +1,9 @@
 """Answers are what the OpenAPI document says: every real answer against its model, nothing missing or extra."""
 
+from base64 import b64encode
 from typing import Any
 
+import numpy as np
 import pytest
 
 from proxy.control.admin.registry import ENDPOINTS
@@ -42,6 +44,38 @@ async def test_what_is_read_answers_as_described(node, ask, until, as_described)
     } <= checked
     _, gone, _ = await ask(node, "DELETE", f"/api/v1/keys/{key['id']}")
     as_described("DELETE", "/api/v1/keys/{key_id}", gone)
+
+
+async def test_what_steers_a_route_answers_as_described(
+    run_node, config_path, ask, until, as_described
+) -> None:
+    """Constraints with the arms, and a decision that looked at its request."""
+    steered = "chat: {context: true, constraints: {cost_per_request_usd: 0.001}, "
+    config_path.write_text(config_path.read_text().replace("chat: {", steered))
+    async with run_node() as node:
+        await _check_steered(node, ask, until, as_described)
+
+
+async def _check_steered(node, ask, until, as_described) -> None:
+    x = b64encode(np.array([1.0, 0.5], dtype="<f4").tobytes()).decode()
+    request_id = node.worker.request(
+        "small", context={"version": "1-ab", "x": x}, draw=0.25, selector="sel-gone", arms=["small", "large"]
+    )
+    await until(lambda: node.core.ingest.counts["events"] >= 2)
+
+    _, arms, _ = await ask(node, "GET", "/api/v1/arms")
+    as_described("GET", "/api/v1/arms", arms)
+    assert arms["steering"]["chat"]["kept"][0]["target"] == 0.001
+    _, page, _ = await ask(node, "GET", "/metrics")
+    assert b'llm_optimizer_constraint_target{constraint="cost",route="chat"} 0.001' in page
+    _, routes, _ = await ask(node, "GET", "/api/v1/routes")
+    as_described("GET", "/api/v1/routes", routes)
+    assert routes["routes"][0]["context"]["by_request"]
+    _, decision, _ = await ask(node, "GET", f"/api/v1/decisions/{request_id}")
+    as_described("GET", "/api/v1/decisions/{request_id}", decision)
+    assert decision["decision"]["features"] == [{"name": "x0", "value": 1.0}, {"name": "x1", "value": 0.5}]
+    assert any("(sel-gone) is no longer kept" in sentence for sentence in decision["explanation"])
+    assert decision["explanation"][-1].startswith("At this moment the route is held to at most 0.001000 USD")
 
 
 async def test_what_changes_something_answers_as_described(node, ask, as_described) -> None:

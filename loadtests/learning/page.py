@@ -1,0 +1,248 @@
+"""Puts measured figures into ``docs/learning.md``: the tables between its marks come from the kept results.
+
+Invariant: every number between the marks is a result; the prose around them is written by hand.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+PAGE = Path("docs/learning.md")
+KEPT = Path("loadtests/results/learning.json")
+
+Row: TypeAlias = Mapping[str, Any]
+
+
+def read(path: Path = KEPT) -> dict[str, Any]:
+    """Results of earlier runs, by table; empty when there are none."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def keep(results: Mapping[str, Any], path: Path = KEPT) -> None:
+    """Save results for the page and for the test that holds page and results together."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def rendered(text: str, results: Mapping[str, Any]) -> str:
+    """``text`` with the tables of ``results`` between its marks.
+
+    Raises:
+        KeyError: If a mark names no table.
+    """
+
+    def table(found: re.Match[str]) -> str:
+        name = found.group(1)
+        draw = TABLES[name]
+        body = draw(results[name]["rows"]) if name in results else "not measured yet"
+        return f"<!-- figures: {name} -->\n\n{body}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- figures: (\w+) -->.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+def drawn(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def dollars(amount: float | None) -> str:
+    """USD with the digits that tell."""
+    return "-" if amount is None else f"${amount:.3g}"
+
+
+def _points(share: float) -> str:
+    return f"{100.0 * share:.3g} %"
+
+
+def _spread(row: Row | None) -> str:
+    return "-" if row is None else f"{row['quality']:.4f} ± {row['sd']:.4f}"
+
+
+def _spent(row: Row | None) -> str:
+    return "-" if row is None else f"{row['spent']:.3f} ± {row['spent_sd']:.3f}"
+
+
+def _paretobandit(rows: Sequence[Row]) -> str:
+    return drawn(
+        (
+            "USD a request",
+            "best single",
+            "fixed mix",
+            "per category",
+            "oracle",
+            "**with context**",
+            "over the mix (asked)",
+            "cost / target",
+            "without context",
+            "cost / target",
+            "paretobandit",
+            "cost / target",
+        ),
+        [
+            (
+                f"{row['budget']:.2g}",
+                "-" if row["best_single"] is None else f"{row['best_single']['quality']:.4f}",
+                f"{row['mix']:.4f}",
+                f"{row['category']:.4f}",
+                f"{row['oracle']:.4f}",
+                f"**{_spread(row['context'])}**",
+                f"{row['context']['quality'] - row['mix']:+.4f} ({row['margin']:+.3f})",
+                _spent(row["context"]),
+                _spread(row["plain"]),
+                _spent(row["plain"]),
+                _spread(row["published"]),
+                _spent(row["published"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _bfcl(rows: Sequence[Row]) -> str:
+    return drawn(
+        (
+            "goal",
+            "what is looked at",
+            "quality",
+            "to the floor",
+            "USD per 1,000",
+            "fixed mix",
+            "cost / fixed mix",
+            "per category",
+            "oracle",
+            "saving against the best model",
+            "windows of 500 short by > 1.5 points",
+        ),
+        [
+            (
+                row["goal"],
+                row["context"],
+                _spread(row),
+                f"{100.0 * (row['quality'] - row['floor']):+.2f} pp",
+                f"{1000.0 * row['cost']:.3f} ± {1000.0 * row['cost_sd']:.3f}",
+                _thousand(row["least_cost"]),
+                "-" if row["times_least"] is None else f"{row['times_least']:.3f}",
+                _thousand(row["category_cost"]),
+                _thousand(row["oracle_cost"]),
+                _points(row["saving"]),
+                _points(row["short_windows"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _thousand(cost: float | None) -> str:
+    return "-" if cost is None else f"{1000.0 * cost:.3f}"
+
+
+def _broken(rows: Sequence[Row]) -> str:
+    return drawn(
+        ("goal", "what is looked at", "runs", "pulls until starved: median", "most", "never"),
+        [
+            (
+                row["goal"],
+                row["context"],
+                str(len(row["broken_pulls"])),
+                *_pulls([count for count in row["broken_pulls"] if count is not None]),
+                str(sum(count is None for count in row["broken_pulls"])),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _pulls(counts: Sequence[int]) -> tuple[str, str]:
+    ranked = sorted(counts)
+    return (str(ranked[len(ranked) // 2]), str(ranked[-1])) if ranked else ("-", "-")
+
+
+def _delay(rows: Sequence[Row]) -> str:
+    return drawn(
+        ("USD a request", "rated", "requests late", "reward", "cost / target"),
+        [
+            (
+                f"{row['budget']:.2g}",
+                _points(row["share"]),
+                str(row["delay"]),
+                _spread(row),
+                _spent(row),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _priors(rows: Sequence[Row]) -> str:
+    return drawn(
+        (
+            "ratings",
+            "prior strength",
+            "mean reward ± sd between seeds",
+            "always the best arm",
+            "share of the best arm",
+        ),
+        [
+            (
+                row["world"],
+                f"{row['strength']:g}",
+                _spread(row),
+                f"{row['best']:.4f}",
+                _points(row["best_share"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _judge(rows: Sequence[Row]) -> str:
+    return drawn(
+        ("what the judge says", "rated", "true reward", "cost / target"),
+        [(row["judge"], _points(row["share"]), _spread(row), _spent(row)) for row in rows],
+    )
+
+
+def _plain(rows: Sequence[Row]) -> str:
+    """Rows as they are: a column per name."""
+    names = list(rows[0])
+    return drawn(
+        [name.replace("_", " ") for name in names], [[_cell(row[name]) for name in names] for row in rows]
+    )
+
+
+def _cell(value: Any) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.4g}"
+        case list() | tuple():
+            return " to ".join(_cell(part) for part in value)
+        case _:
+            return str(value)
+
+
+def _http(rows: Sequence[Row]) -> str:
+    return drawn(
+        ("USD a request", "", "runs", "reward", "cost / target"),
+        [(f"{row['budget']:.2g}", row["way"], str(row["seeds"]), _spread(row), _spent(row)) for row in rows],
+    )
+
+
+TABLES: Mapping[str, Callable[[Sequence[Row]], str]] = {
+    "paretobandit": _paretobandit,
+    "bfcl": _bfcl,
+    "broken": _broken,
+    "delay": _delay,
+    "priors": _priors,
+    "judge": _judge,
+    "llmdrift": _plain,
+    "obd": _plain,
+    "http": _http,
+    "hotpath": _plain,
+}

@@ -1,0 +1,186 @@
+"""From what was learned about a route to the index its workers draw by: beliefs, constraints, floors, frozen.
+
+Pure, and slow enough (tens of milliseconds with many arms) that the optimizer process runs it in a thread: ``Material``
+is a copy of everything that it needs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from optimizer import reward
+from optimizer.events import INLINE_VECTOR_ARMS
+from optimizer.routing import Arm, Model
+from optimizer.settings import RouteSettings
+from optimizer.steering import Account, Steering, Targets, status_of, targets_of
+from policies.beliefs import Beliefs, form
+from policies.contextual import Index
+from policies.linear import LinearSums
+from policies.mixing import effective_floor
+from policies.objective import QUALITY
+from policies.quadrature import Floats
+from policies.steering import Given, Multipliers, steer
+from policies.types import ArmEvidence, FloatArray, Goal, PolicyParams
+
+THOMPSON: Final = "thompson"
+# Recent requests that expectations are taken over.
+REQUESTS: Final = 96
+# Of a budget, all floors together take so much, and an arm in the nursery so much.
+_FLOORS_SHARE, _NURSERY_SHARE = 0.02, 0.02
+_MOST_GIVEN = 0.5
+# To guess what an arm may cost before it was ever used.
+_GUESSED_INPUT, _GUESSED_OUTPUT = 500.0, 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What one side of a route is frozen from.
+
+    ``linear``: sums by metric, one per arm. ``recent``: the newest requests' features, shape (n, size). ``size`` 1:
+    nothing depends on the request. ``guesses_usd``: what arms may cost that were never used.
+    """
+
+    route: RouteSettings
+    goals: Sequence[Goal]
+    params: PolicyParams
+    evidence: Sequence[ArmEvidence]
+    account: Account
+    size: int = 1
+    linear: Mapping[str, Sequence[LinearSums | None]] = field(default_factory=dict)
+    recent: Floats | None = None
+    guesses_usd: Sequence[float | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """An index, the mean of its shares over recent requests, shape (K,), and where the constraints stand."""
+
+    index: Index
+    shares: FloatArray
+    steering: Steering
+    multipliers: Multipliers
+
+
+def is_steered(route: RouteSettings) -> bool:
+    """Whether a route's shares come from an index: it learns, and looks at requests or keeps constraints."""
+    looks = route.context is not None and len(route.arms) <= INLINE_VECTOR_ARMS
+    return (
+        route.optimize
+        and route.policy.name == THOMPSON
+        and len(route.arms) > 1
+        and (looks or route.constraints.any)
+    )
+
+
+def metrics_of(route: RouteSettings, goals: Sequence[Goal]) -> tuple[str, ...]:
+    """The signals whose slopes a route needs."""
+    wanted = {goal.metric for goal in goals if goal.weight > 0.0}
+    constraints = route.constraints
+    budget = (
+        constraints.cost_per_request_usd,
+        constraints.cost_per_day_usd,
+        constraints.cost_ratio,
+        constraints.max_request_usd,
+    )
+    if any(amount is not None for amount in budget):
+        wanted.add(reward.COST)
+    return (QUALITY, *sorted(wanted & {reward.COST, reward.LATENCY, reward.TTFT}))
+
+
+def freeze(material: Material, *, now: float) -> Frozen:
+    """Form beliefs, find the multipliers of the constraints, and freeze the index.
+
+    Raises:
+        ValueError: If the goals or the policy's parameters make no sense.
+    """
+    route, evidence = material.route, material.evidence
+    constraints = route.constraints
+    requests = _requests(material)
+    late = None
+    if constraints.latency_p95_ms is not None:
+        late = (_speed(evidence), constraints.latency_p95_ms * 1e-3)
+    beliefs = form(
+        evidence,
+        material.goals,
+        material.params,
+        size=material.size,
+        linear=material.linear,
+        guesses_usd=material.guesses_usd,
+        late=late,
+    )
+    baseline = [arm.id for arm in route.arms].index(route.baseline)
+    targets = targets_of(constraints, beliefs, requests, baseline, material.account, now=now)
+    course = steer(
+        beliefs,
+        requests,
+        targets.aims,
+        _given(material, beliefs, targets, requests),
+        max_request_usd=constraints.max_request_usd or float("inf"),
+    )
+    return Frozen(
+        course.index,
+        course.index.shares(requests).mean(axis=0),
+        status_of(targets, course, material.account, beliefs.gain),
+        course.multipliers,
+    )
+
+
+def guesses_usd(
+    arms: Sequence[Arm], models: Mapping[str, Model], evidence: Sequence[ArmEvidence]
+) -> list[float | None]:
+    """What arms may cost per request by their list prices, in proportion to what the used ones really cost."""
+    listed = []
+    for arm in arms:
+        model = models.get(arm.model)
+        price = model.price if model is not None else None
+        listed.append(
+            None
+            if price is None
+            else (price.input * _GUESSED_INPUT + price.output * _GUESSED_OUTPUT) * 1e-6 + price.request_usd
+        )
+    known = [
+        found.signal(reward.COST_USD).mean / usd
+        for usd, found in zip(listed, evidence, strict=True)
+        if usd and found.signal(reward.COST_USD).weight > 0.0
+    ]
+    scale = float(np.median(known)) if known else 1.0
+    return [None if usd is None else usd * scale for usd in listed]
+
+
+def _requests(material: Material) -> FloatArray:
+    recent = material.recent
+    if material.size == 1 or recent is None or len(recent) == 0:
+        return np.eye(1, material.size)
+    step = max(len(recent) / REQUESTS, 1.0)
+    chosen = np.arange(0.0, len(recent), step).astype(int)
+    return np.asarray(recent[chosen], dtype=np.float64)
+
+
+def _speed(evidence: Sequence[ArmEvidence]) -> str:
+    """To the first token when most replies are streams, else in all."""
+    streams = sum(arm.signal(reward.TTFT).weight for arm in evidence)
+    replies = sum(arm.signal(reward.LATENCY).weight for arm in evidence)
+    return reward.TTFT if streams > 0.5 * replies else reward.LATENCY
+
+
+def _given(material: Material, beliefs: Beliefs, targets: Targets, requests: FloatArray) -> Given:
+    """Floor and nursery. Under a budget both are bought, not given: a hundred times dearer, a hundred times less."""
+    params, n_arms = material.params, len(material.evidence)
+    young = np.array([arm.pulls < params.min_pulls for arm in material.evidence], dtype=np.bool_)
+    floor = effective_floor(params.floor, n_arms)
+    budget = targets.asked.cost_usd
+    if budget is None:
+        rest = 1.0 - floor * n_arms
+        shares = floor + rest * np.where(young, 1.0 / n_arms, 0.0)
+        return Given(shares, ~young if not young.all() else np.ones(n_arms, dtype=np.bool_))
+    cost = np.maximum(beliefs.cost_usd(requests).mean(axis=0), 1e-12)
+    shares = np.minimum(floor, _FLOORS_SHARE * budget / (n_arms * cost))
+    nursery = np.minimum(1.0 / n_arms, _NURSERY_SHARE * budget / cost)
+    guessed = np.array([guess is not None for guess in material.guesses_usd or [None] * n_arms])
+    # Nobody knows what it costs before it was used once.
+    nursery = np.where(beliefs.priced | guessed, nursery, 1.0 / n_arms)
+    shares = np.where(young, np.maximum(shares, nursery), shares)
+    total = float(shares.sum())
+    return Given(shares * min(1.0, _MOST_GIVEN / total), np.ones(n_arms, dtype=np.bool_))
