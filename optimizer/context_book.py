@@ -17,14 +17,25 @@ import numpy as np
 from optimizer import reward, selector_file
 from optimizer.condenser import Condenser
 from optimizer.events import INLINE_VECTOR_ARMS
-from optimizer.indexing import THOMPSON, Frozen, Material, freeze, guesses_usd, is_steered, metrics_of
+from optimizer.indexing import (
+    THOMPSON,
+    Frozen,
+    Material,
+    freeze,
+    guesses_usd,
+    is_steered,
+    metrics_of,
+    watched_of,
+)
 from optimizer.linear_statistics import DONE, RATED, LinearStatistics
 from optimizer.publisher import gather, goals_of, params_of, rounded, selector_id
 from optimizer.routing import CANDIDATE, CONTROL, Features, Model, Route, Selector, Side
 from optimizer.settings import RouteSettings, Settings
 from optimizer.statistics import Statistics
 from optimizer.steering import Ledger, Steering
+from optimizer.timeline import RouteArm
 from policies.linear import LinearSums
+from policies.types import FloatArray
 
 # An index is frozen anew at most this often, and in any case after so long while money is paced by the clock.
 LEAST_AGE_S: Final = 1.0
@@ -178,6 +189,19 @@ class ContextBook:
         found = self._prepared.get((route, CONTROL))
         return found.frozen.steering if found is not None and found.frozen is not None else None
 
+    def slopes(self, arm: RouteArm, version: str) -> Mapping[str, FloatArray]:
+        """How an arm's signals depend on the features of ``version``, see ``optimizer.drift.Slopes``."""
+        for side in (CONTROL, CANDIDATE):
+            found = self._prepared.get((arm[0], side))
+            if found is None or found.frozen is None or found.route is None:
+                continue
+            if found.features is None or found.features.version != version:
+                continue
+            for number, one in enumerate(found.route.arms):
+                if (one.model_key, one.variant_key) == arm[1:]:
+                    return {metric: slope[number] for metric, slope in found.frozen.slopes.items()}
+        return {}
+
     @property
     def files(self) -> frozenset[str]:
         """Names of the files that the next table may name."""
@@ -224,7 +248,7 @@ class ContextBook:
         frozen = await asyncio.to_thread(freeze, material, now=self._now())
         old = found.frozen if found.features == features else None
         if old is not None and not await asyncio.to_thread(_has_moved, old, frozen, material):
-            found.frozen = replace(old, steering=frozen.steering)
+            found.frozen = replace(old, steering=frozen.steering, slopes=frozen.slopes)
             found.at = self._now()
             return
         selector = await asyncio.to_thread(self._write, route, frozen)
@@ -258,7 +282,7 @@ class ContextBook:
             self._ledger.bounds_ms[route.name] = bound
         linear: dict[str, list[LinearSums | None]] = {}
         if features is not None:
-            for metric in metrics_of(route, goals):
+            for metric in {*metrics_of(route, goals), *watched_of(route, evidence)}:
                 group = RATED if metric == reward.QUALITY else DONE
                 linear[metric] = [
                     self._linear.sums(route.name, arm, features.version, group, metric, now=now)

@@ -7,9 +7,10 @@ count and detector of an alarm are saved in the transaction of the step that rai
 between alarms the detectors are saved every few seconds only, and a crash costs them what they saw since, which delays
 an alarm and never makes one.
 
-What is known to vary with the request is taken out first, because another mix of requests is no change of the arm: on
-contextual routes what the arm's fit expects of the request, everywhere the number of tokens (costs depend on those that
-came in, durations on those that went out). Costs are watched under one price version, so a new price is no change.
+What is known to vary with the request is taken out first, because another mix of requests is no change of the arm, and
+routing itself makes one when it learns who is good at what: on contextual routes what the slopes of the arm's fit say
+about the request, everywhere the number of tokens (costs depend on those that came in, durations on those that went
+out). Costs are watched under one price version, so a new price is no change.
 """
 
 import base64
@@ -47,10 +48,12 @@ ALARMS_SHOWN: Final = 5
 MOST_SEEN: Final = 128
 OUTVOTED: Final = 0.02
 """Old evidence counts at most this share of the observations since the change, whatever ``keep`` allows."""
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 _INPUT: Final = "gen_ai.usage.input_tokens"
 _OUTPUT: Final = "gen_ai.usage.output_tokens"
+_SLOPED: Final = frozenset((reward.QUALITY, reward.VALID, reward.COST))
+"""What a fit may know to depend on features. Durations follow the number of tokens."""
 _COVARIATES: Final = {reward.COST: _INPUT, reward.TTFT: _INPUT, reward.LATENCY: _OUTPUT}
 
 _log = logging.getLogger(__name__)
@@ -60,11 +63,11 @@ Seen: TypeAlias = tuple[float, Mapping[str, Any] | None]
 """A value as it was learned, and the event's data when they have features."""
 
 
-class Expectation(Protocol):
-    """What the fits of contextual routes expect of a request."""
+class Slopes(Protocol):
+    """What the fits of contextual routes know, usually ``ContextBook.slopes``."""
 
-    def __call__(self, arm: RouteArm, version: str, x: FloatArray) -> Mapping[str, float]:
-        """By signal, in the learner's units (logarithms of USD and seconds); empty without a fit for ``version``."""
+    def __call__(self, arm: RouteArm, version: str) -> Mapping[str, FloatArray]:
+        """By signal how it depends on the features of ``version``, (d,) each; empty without a fit."""
         ...
 
 
@@ -119,17 +122,18 @@ def rules_of(settings: DriftSettings, signal: str) -> Rules:
     )
 
 
-_NOTHING: Final[Mapping[str, float]] = {}
+_NOTHING: Final[Mapping[str, FloatArray]] = {}
 
 
 class _Moment(NamedTuple):
-    """What all signals of one request share: when, the event, its features, and what the arm's fit expects."""
+    """What all signals of one request share: when, the event, its features, and what the arm's fit makes of them."""
 
     at: float
     data: Mapping[str, Any]
-    features: Mapping[str, Any] | None
-    version: str
-    expected: Mapping[str, float]
+    features: Mapping[str, Any] | None = None
+    version: str = ""
+    x: FloatArray | None = None
+    slopes: Mapping[str, FloatArray] = _NOTHING
 
 
 class _Watched:
@@ -150,7 +154,7 @@ class DriftWatch:
         forget: Forgets.
         journal: Appends an event of a type under an id; False when it is lost.
         now: Unix seconds; only says when to save.
-        expected: What contextual fits expect; None while there are none.
+        slopes: What contextual fits know; None while there are none.
     """
 
     name = "drift"
@@ -162,9 +166,9 @@ class DriftWatch:
         forget: Forget,
         journal: Callable[[str, Mapping[str, Any], str], bool],
         now: Callable[[], float],
-        expected: Expectation | None = None,
+        slopes: Slopes | None = None,
     ) -> None:
-        self.expected = expected
+        self.slopes = slopes
         self.counts: Counter[tuple[str, str, str]] = Counter()  # alarms by route, arm id and signal
         self._lessons = lessons
         self._forget = forget
@@ -252,13 +256,14 @@ class DriftWatch:
     def _moment(self, arm: RouteArm, data: Mapping[str, Any], at: float) -> _Moment:
         context = data.get("context")
         if not context:
-            return _Moment(at, data, None, "", _NOTHING)
+            return _Moment(at, data)
         features = {name: data[name] for name in ("route", "context", "sketch") if name in data}
-        if self.expected is None:
-            return _Moment(at, data, features, "", _NOTHING)
         version = context["version"]
         x = np.frombuffer(base64.b64decode(context["x"]), dtype="<f4").astype(np.float64)
-        return _Moment(at, data, features, version, self.expected(arm, version, x))
+        if not np.isfinite(x).all():
+            return _Moment(at, data)
+        slopes = self.slopes(arm, version) if self.slopes is not None else _NOTHING
+        return _Moment(at, data, features, version, x, slopes)
 
     def _base_of(self, signal: str) -> str | None:
         """The name of a watched signal without its price version, None of any other."""
@@ -272,9 +277,9 @@ class DriftWatch:
         at = moment.at
         if self._since and at < self._since.get((arm, base), -inf):
             return
-        guess = moment.expected.get(base)
-        # Observations with and without a fit have levels of their own, so each has a detector of its own.
-        key = (signal, moment.version if guess is not None else "")
+        looks = base in _SLOPED and moment.x is not None
+        # The mean request of a reference is one of the same features.
+        key = (signal, moment.version if looks else "")
         detectors = self._watched.get(arm)
         watched = (detectors.get(key) if detectors is not None else None) or self._begin(arm, key)
         covariate = _COVARIATES.get(base)
@@ -283,8 +288,9 @@ class DriftWatch:
         seen.append((at, (value, moment.features)))
         change = detector.observe(
             value,
-            expected=guess if guess is not None else 0.0,
             given=log(1.0 + tokens) if isinstance(tokens, int | float) and tokens > 0 else 0.0,
+            x=moment.x if looks else None,
+            slope=moment.slopes.get(base),
         )
         if change is not None:
             self._found(arm, signal, change, at, watched)

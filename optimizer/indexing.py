@@ -21,7 +21,7 @@ from policies.linear import LinearSums
 from policies.mixing import effective_floor
 from policies.objective import QUALITY
 from policies.quadrature import Floats
-from policies.steering import Given, Multipliers, steer
+from policies.steering import COST, Given, Multipliers, steer
 from policies.types import ArmEvidence, FloatArray, Goal, PolicyParams
 
 THOMPSON: Final = "thompson"
@@ -30,6 +30,8 @@ REQUESTS: Final = 96
 # Of a budget, all floors together take so much, and an arm in the nursery so much.
 _FLOORS_SHARE, _NURSERY_SHARE = 0.02, 0.02
 _MOST_GIVEN = 0.5
+# What costs less need not be bought.
+_FREE_USD = 1e-9
 # To guess what an arm may cost before it was ever used.
 _GUESSED_INPUT, _GUESSED_OUTPUT = 500.0, 300.0
 
@@ -55,12 +57,16 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """An index, the mean of its shares over recent requests, shape (K,), and where the constraints stand."""
+    """An index, the mean of its shares over recent requests, shape (K,), and where the constraints stand.
+
+    ``slopes``: see ``policies.beliefs.Beliefs``.
+    """
 
     index: Index
     shares: FloatArray
     steering: Steering
     multipliers: Multipliers
+    slopes: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 def is_steered(route: RouteSettings) -> bool:
@@ -87,6 +93,15 @@ def metrics_of(route: RouteSettings, goals: Sequence[Goal]) -> tuple[str, ...]:
     if any(amount is not None for amount in budget):
         wanted.add(reward.COST)
     return (QUALITY, *sorted(wanted & {reward.COST, reward.LATENCY, reward.TTFT}))
+
+
+def watched_of(route: RouteSettings, evidence: Sequence[ArmEvidence]) -> tuple[str, ...]:
+    """The signals whose slopes watching for drift needs: what another mix of requests may seem to change."""
+    if not route.drift.enabled:
+        return ()
+    # Replies that are all valid, or none, depend on nothing.
+    varies = any(0.0 < arm.signal(reward.VALID).mean < 1.0 for arm in evidence)
+    return (QUALITY, reward.COST, reward.VALID) if varies else (QUALITY, reward.COST)
 
 
 def freeze(material: Material, *, now: float) -> Frozen:
@@ -124,6 +139,7 @@ def freeze(material: Material, *, now: float) -> Frozen:
         course.index.shares(requests).mean(axis=0),
         status_of(targets, course, material.account, beliefs.gain),
         course.multipliers,
+        beliefs.slopes,
     )
 
 
@@ -166,21 +182,26 @@ def _speed(evidence: Sequence[ArmEvidence]) -> str:
 
 
 def _given(material: Material, beliefs: Beliefs, targets: Targets, requests: FloatArray) -> Given:
-    """Floor and nursery. Under a budget both are bought, not given: a hundred times dearer, a hundred times less."""
+    """Floor and nursery. Where money counts they are bought: a hundred times dearer, a hundred times less."""
     params, n_arms = material.params, len(material.evidence)
     young = np.array([arm.pulls < params.min_pulls for arm in material.evidence], dtype=np.bool_)
-    floor = effective_floor(params.floor, n_arms)
-    budget = targets.asked.cost_usd
-    if budget is None:
-        rest = 1.0 - floor * n_arms
-        shares = floor + rest * np.where(young, 1.0 / n_arms, 0.0)
-        return Given(shares, ~young if not young.all() else np.ones(n_arms, dtype=np.bool_))
+    everyone = np.ones(n_arms, dtype=np.bool_)
+    shares = np.full(n_arms, effective_floor(params.floor, n_arms))
     cost = np.maximum(beliefs.cost_usd(requests).mean(axis=0), 1e-12)
-    shares = np.minimum(floor, _FLOORS_SHARE * budget / (n_arms * cost))
+    budget, spent = targets.asked.cost_usd, None
+    if reward.COST in metrics_of(material.route, material.goals):
+        spent = budget if budget is not None else material.account.actual(COST)
+    if spent is not None:
+        bought = np.minimum(shares, _FLOORS_SHARE * spent / (n_arms * cost))
+        shares = np.where(cost > _FREE_USD, bought, shares)
+    if budget is None:
+        rest = 1.0 - float(shares.sum())
+        return Given(
+            shares + rest * np.where(young, 1.0 / n_arms, 0.0), ~young if not young.all() else everyone
+        )
     nursery = np.minimum(1.0 / n_arms, _NURSERY_SHARE * budget / cost)
     guessed = np.array([guess is not None for guess in material.guesses_usd or [None] * n_arms])
     # Nobody knows what it costs before it was used once.
     nursery = np.where(beliefs.priced | guessed, nursery, 1.0 / n_arms)
     shares = np.where(young, np.maximum(shares, nursery), shares)
-    total = float(shares.sum())
-    return Given(shares * min(1.0, _MOST_GIVEN / total), np.ones(n_arms, dtype=np.bool_))
+    return Given(shares / max(1.0, float(shares.sum()) / _MOST_GIVEN), everyone)

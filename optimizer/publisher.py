@@ -14,10 +14,11 @@ from typing import Protocol
 import numpy as np
 
 from optimizer.evidence import EvidenceSource
+from optimizer.indexing import is_steered
 from optimizer.rollouts.overlays import RouteOverlay, effective, plain_overlays
 from optimizer.rollouts.records import Optimization
 from optimizer.routing import CANDIDATE, CONTROL, Features, Route, RoutingTable, Sampling, Selector, Side
-from optimizer.settings import RouteSettings, Settings
+from optimizer.settings import FLOOR, STEERED_FLOOR, RouteSettings, Settings
 from policies.registry import POLICIES
 from policies.types import ArmEvidence, Goal, PolicyParams
 
@@ -40,8 +41,9 @@ def goals_of(route: RouteSettings) -> list[Goal]:
 def params_of(route: RouteSettings) -> PolicyParams:
     """The route's policy settings as a policy wants them."""
     policy = route.policy
+    usual = STEERED_FLOOR if is_steered(route) else FLOOR
     return PolicyParams(
-        floor=policy.floor,
+        floor=usual if policy.floor is None else policy.floor,
         min_pulls=policy.min_pulls,
         max_memory=policy.max_memory,
         prior_strength=policy.prior_strength,

@@ -6,7 +6,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from optimizer.routing import (
     Access,
@@ -20,6 +20,12 @@ from optimizer.routing import (
     Upstream,
     Variant,
 )
+
+
+# Least share of an arm where the operator does not say. An index explores by its own uncertainty; there the floor only
+# keeps arms comparable and changes noticed.
+FLOOR: Final = 0.02
+STEERED_FLOOR: Final = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +46,14 @@ class Objective:
 class PolicySettings:
     """How a route learns. ``name`` is a key of ``policies.registry``.
 
-    ``floor`` is the least probability of every arm, ``min_pulls`` the completed requests before an arm leaves the
-    nursery, ``half_life_s`` the forgetting by event time, ``max_memory`` the cap on effective sample size.
+    ``floor`` is the least probability of every arm, None is ``FLOOR`` or ``STEERED_FLOOR``; ``min_pulls`` the completed
+    requests before an arm leaves the nursery, ``half_life_s`` the forgetting by event time, ``max_memory`` the cap on
+    effective sample size.
     ``epsilon`` serves epsilon-greedy, ``fixed`` the fixed policy (arm id -> probability; empty = baseline only).
     """
 
     name: str = "thompson"
-    floor: float = 0.02
+    floor: float | None = None
     min_pulls: int = 20
     half_life_s: float = 7 * 86400.0
     max_memory: float = 5000.0

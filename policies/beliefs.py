@@ -5,7 +5,7 @@ posteriors, the slopes come from ``policies.linear``. Without features (d = 1) t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class Beliefs:
     ``policies.contextual.Index``. ``quality``: expected quality, of which the objectives want ``pursued`` (K,) times.
     ``cost`` (K, d): ln of the expected cost in USD, of which ``priced`` (K,) says who has ever been observed. ``late``
     (K,): probability of a reply that takes too long. ``gain`` 0..1: how sure it is that the features tell the arms'
-    quality apart.
+    quality apart. ``slopes``: by metric how it depends on x, (K, d), without any level: the constants are 0.
     """
 
     value: FloatArray
@@ -53,6 +53,7 @@ class Beliefs:
     priced: FloatArray
     late: FloatArray
     gain: float
+    slopes: Mapping[str, FloatArray] = field(default_factory=dict)
 
     def cost_usd(self, x: FloatArray) -> FloatArray:
         """Expected cost of every arm, shape (..., K)."""
@@ -105,7 +106,14 @@ def form(
         priced=np.array([arm.signal(COST).weight > 0.0 for arm in evidence]),
         late=_late(evidence, params, late),
         gain=0.0 if quality_slope is None else quality_slope.gain,
+        slopes={metric: _level_free(slope) for metric, slope in slopes.items()},
     )
+
+
+def _level_free(slope: Slopes) -> FloatArray:
+    weights = slope.weights.copy()
+    weights[:, 0] = 0.0
+    return weights
 
 
 def _objectives(
@@ -130,7 +138,7 @@ def _objectives(
         elif term.metric in LOG_METRICS:
             value[:, 0] += term.sign * term.weight * success * term.scaled(term.posterior.mean)
         elif term.metric == QUALITY and term.sign > 0:
-            pursued = factor
+            pursued = pursued + factor
         else:
             value += factor[:, None] * _line(term.posterior, slope, size)
     return value, np.array(charges).reshape(len(charges), utility.n_arms, size), pursued
@@ -192,9 +200,9 @@ def _cost(
     else:
         cost = _dollars(evidence, posterior, slope, size)
     for arm, guess in enumerate(guesses_usd or ()):
-        if guess is not None and guess > 0.0 and evidence[arm].signal(COST).weight <= 0.0:
-            cost[arm] = 0.0 if slope is None else slope.weights[arm]
-            cost[arm, 0] += np.log(guess)
+        if guess is not None and evidence[arm].signal(COST).weight <= 0.0:
+            cost[arm] = 0.0 if slope is None or guess <= 0.0 else slope.weights[arm]
+            cost[arm, 0] += np.log(guess) if guess > 0.0 else _NOTHING
     return cost
 
 

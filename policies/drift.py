@@ -5,8 +5,10 @@ the same below it. A sum beyond the limit is an alarm. The textbook's one limit 
 observations of a coin; here it grows with the noise so that ``RUN_LENGTH`` observations pass between false alarms, and
 the given threshold is only its least value. For signals whose neighbours resemble each other (latencies) the noise is
 that of means of whole blocks. An observation is compared with the reference before it counts in it: such residuals are
-uncorrelated, so a young reference raises no alarms either. What is known to vary with the request (``expected``, and a
-covariate) is taken out first: a change of the mix of requests is no change of the arm.
+uncorrelated, so a young reference raises no alarms either. What is known to vary with the request (a covariate, and by
+a fit its features) is taken out first: a change of the mix of requests is no change of the arm. Of a fit only its slopes
+are used, times how far a request lies from the mean one of the reference: a slope that is still being learned then
+moves the level of what is watched by nothing.
 
 Source: Page (1954), Hinkley (1971); run length by Siegmund's approximation for Brownian motion with drift.
 """
@@ -15,6 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, log1p, sqrt
 from typing import Final
+
+import numpy as np
+
+from policies.types import FloatArray
 
 RUN_LENGTH: Final = 200_000
 """Observations between two false alarms of one side, when the noise is known."""
@@ -133,7 +139,7 @@ class PageHinkley:
     """One signal of one arm; ``observe`` says when its mean has changed and then begins anew."""
 
     __slots__ = (
-        *("_above", "_below", "_blocks", "_given", "_given2", "_joint", "_level", "_mean", "_n", "_scatter"),
+        *("_above", "_below", "_blocks", "_given", "_given2", "_joint", "_level", "_mean", "_n", "_scatter", "_x"),
         *("evidence", "rules", "run"),
     )
 
@@ -156,6 +162,7 @@ class PageHinkley:
         self._n = 0
         self._mean = self._scatter = self._level = 0.0
         self._given = self._given2 = self._joint = 0.0
+        self._x: FloatArray | None = None
         self._above, self._below = _Sum(), _Sum()
         self.evidence = 0.0  # the greater of the two sums
         self.run = 0  # observations of the longer of the two suspicions
@@ -191,32 +198,50 @@ class PageHinkley:
             noise = blocks.noise(noise)
         return noise
 
-    def observe(self, value: float, *, expected: float = 0.0, given: float = 0.0) -> Change | None:
+    def observe(
+        self,
+        value: float,
+        *,
+        given: float = 0.0,
+        x: FloatArray | None = None,
+        slope: FloatArray | None = None,
+    ) -> Change | None:
         """Take one observation in.
 
         Args:
             value: What was observed.
-            expected: What a fit predicts for this request; only the rest is watched.
             given: A covariate that the value may depend on linearly; its slope is learned.
+            x: Features of the request, always of the same length (d,).
+            slope: What a fit says by now about how the value depends on them, (d,); its constant is of no matter.
 
         Returns:
             The change, if this observation was the last that was missing to tell; the detector then begins anew.
 
         Raises:
-            ValueError: If a number is not finite.
+            ValueError: If a number is not finite, or the features are others than before.
         """
-        rest = value - expected
-        if not (isfinite(rest) and isfinite(given)):
-            raise ValueError(f"observations must be finite numbers, got {value}, {expected}, {given}")
+        if not (isfinite(value) and isfinite(given)):
+            raise ValueError(f"observations must be finite numbers, got {value}, {given}")
+        rest = value
+        if x is not None:
+            if self._x is None:
+                # Whoever came without features was like the first who has them.
+                self._x = x.astype(np.float64)
+            if x.shape != self._x.shape:
+                raise ValueError(f"{x.shape} are other features than {self._x.shape}")
+            if slope is not None:
+                rest = value - float(slope @ (x - self._x))
         aside = given - self._given
-        slope = self._joint / self._given2 if self._given2 > _LEAST_SPREAD else 0.0
-        gap = rest - self._mean - slope * aside
+        own = self._joint / self._given2 if self._given2 > _LEAST_SPREAD else 0.0
+        gap = rest - self._level - own * aside
+        if not isfinite(gap):
+            raise ValueError(f"features and slopes must be finite numbers, got {x} and {slope}")
         if self._n >= LEAST_REFERENCE:
             change = self._compare(gap)
             if change is not None:
                 self._begin()
                 return change
-        self._learn(rest, gap, aside, value)
+        self._learn(rest, gap, aside, value, x)
         return None
 
     def _compare(self, gap: float) -> Change | None:
@@ -239,12 +264,15 @@ class PageHinkley:
         after = found.level + found.total / found.count
         return Change(found.level, after, evidence, found.count, self._n + 1 - found.count)
 
-    def _learn(self, rest: float, gap: float, aside: float, value: float) -> None:
+    def _learn(self, rest: float, gap: float, aside: float, value: float, x: FloatArray | None) -> None:
         self._n += 1
         pace = 1.0 / min(self._n, _MEMORY)
         keep = 1.0 - pace if self._n > _MEMORY else 1.0
+        apart = rest - self._level
         self._level += pace * (value - self._level)
-        apart = rest - self._mean
+        if x is not None and self._x is not None:
+            self._x += pace * (x - self._x)
+        # How the level went that the mean request has: only its steps matter.
         self._mean += pace * apart
         # As in a regression with an intercept the slope is of deviations from both means.
         self._given += pace * aside
@@ -266,6 +294,7 @@ class PageHinkley:
                 for number in (one.value, one.total, one.count, one.mean, one.level)
             ),
             *(n for b in self._blocks for n in (b.filled, b.total, b.count, b.mean, b.scatter)),
+            *((0,) if self._x is None else (self._x.size, *self._x.tolist())),
         ]
 
     def load(self, saved: Sequence[float]) -> None:
@@ -274,8 +303,10 @@ class PageHinkley:
         Raises:
             ValueError: If it is of another kind of detector.
         """
-        if len(saved) != 17 + 5 * len(self._blocks):
+        fixed = 17 + 5 * len(self._blocks)
+        if len(saved) <= fixed or len(saved) != fixed + 1 + saved[fixed]:
             raise ValueError(f"{len(saved)} numbers are no state of this detector")
+        self._x = np.array(saved[fixed + 1 :], dtype=np.float64) if saved[fixed] else None
         numbers = iter(saved)
         self._n = int(next(numbers))
         self._mean, self._scatter, self._level = next(numbers), next(numbers), next(numbers)

@@ -25,8 +25,9 @@ LATE = "late"
 
 # Multipliers in units of utility: per target cost, per quality 1, per probability 1.
 _LEAST, _MOST = 1e-4, 1e3
-# Beside a floor of quality, cost never weighs more than this, so that a floor can always be reached.
-_MOST_BESIDE = 30.0
+# Beside others, cost never weighs more than this; those that go before it may weigh what it takes to win over it by a
+# difference of so little quality or probability.
+_MOST_BESIDE, _LEAST_DIFFERENCE = 30.0, 0.01
 _HALVINGS, _QUICK_HALVINGS = 24, 10
 _SWEEPS = 3
 # Draws are narrower than the posterior, which theory wants as it is and practice does not (Chapelle-Li 2011): half the
@@ -184,7 +185,9 @@ class _Search:
 
     def _solve_one(self, name: str, others: Multipliers, aims: Aims, *, beside: bool) -> Multipliers:
         unit = 1.0 / aims.cost_usd if name == COST and aims.cost_usd else 1.0
-        most = _MOST_BESIDE if name == COST and beside else _MOST
+        most = max(_MOST, self._reach(name, others) / _LEAST_DIFFERENCE)
+        if name == COST and beside:
+            most = _MOST_BESIDE
 
         def trial(logarithm: float) -> Multipliers:
             return replace(others, **{name: unit * float(np.exp(logarithm))})
@@ -201,6 +204,12 @@ class _Search:
                 low = middle
         # On a steep step the middle may lie on either side; this is the one that keeps the constraint.
         return trial(high)
+
+    def _reach(self, name: str, others: Multipliers) -> float:
+        """How far those that ``name`` goes before may set two arms apart."""
+        cost = others.cost * float(np.ptp(self._cost.mean(axis=0)))
+        late = others.late * float(np.ptp(self._beliefs.late))
+        return {COST: 0.0, LATE: cost, QUALITY: cost + late}[name]
 
     def _keeps(self, name: str, multipliers: Multipliers, aims: Aims) -> bool:
         expected = self.expect(multipliers)

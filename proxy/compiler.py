@@ -272,7 +272,7 @@ class Compiler:
         if before.ids[before.baseline] != side.baseline:
             return _assemble(name, before.arms, side.selector, side.baseline, self._contextual(route, side))
         selectors = self._selectors
-        if selectors is not None and route.features is not None and selectors.is_pending(side.selector):
+        if selectors is not None and selectors.is_pending(side.selector) and self._reads_as_before(route):
             # What it drew by so far is nearer to what is meant than the mean over all requests.
             return before
         contextual = self._contextual(route, side)
@@ -286,6 +286,12 @@ class Compiler:
             contextual=contextual,
             fixed_facts={},
         )
+
+    def _reads_as_before(self, route: Route) -> bool:
+        """Whether requests become the vectors that the sides in use were made for."""
+        old = self._previous.routes.get(route.name) if self._previous is not None else None
+        before = old.source.features if old is not None and old.source is not None else None
+        return route.features is not None and route.features == before
 
     def _contextual(self, route: Route, side: Side) -> "ContextualSelector | None":
         if self._selectors is None or side.selector.index is None:

@@ -35,7 +35,7 @@ class Selectors:
         self.refused: Counter[str] = Counter()
         self._directory = directory
         self._blobs: dict[str, Blob] = {}
-        self._selectors: dict[tuple[str, str], ContextualSelector | None] = {}
+        self._selectors: dict[tuple[str, str, Features], ContextualSelector | None] = {}
         self._readers: dict[Features, Reads | None] = {}
         self._said: set[str] = set()
         self._imported = False
@@ -82,7 +82,9 @@ class Selectors:
         self._blobs = {name: blob for name, blob in self._blobs.items() if name in names}
         self._said &= names
         selectors = {
-            (side.selector.id, side.selector.index) for route in table.routes for side in _sides(route)
+            (side.selector.id, side.selector.index, route.features)
+            for route in table.routes
+            for side in _sides(route)
         }
         self._selectors = {key: value for key, value in self._selectors.items() if key in selectors}
         features = {route.features for route in table.routes}
@@ -106,7 +108,7 @@ class Selectors:
         """The selector that looks at requests; None where the published probabilities are all there is."""
         if selector.index is None or features is None or self.reader(features) is None:
             return None
-        key = (selector.id, selector.index)
+        key = (selector.id, selector.index, features)
         if key not in self._selectors:
             self._selectors[key] = self._make_selector(selector.id, selector.index, features, arms)
         return self._selectors[key]

@@ -88,11 +88,13 @@ class TableIntake:
             return
         self._newest = table
         names = self._selectors.missing(table)
-        if not names:
+        if names:
+            self._load(names)
+        if names and overdue is None:
+            self._waiting = table
+        else:
+            # Also with files missing: the one before has waited already, and tables may come faster than files.
             self._begin(table)
-            return
-        self._waiting = table
-        self._load(names)
 
     def close(self) -> None:
         """Nothing is taken in any more."""

@@ -298,13 +298,13 @@ class RouteCompiler:
         for arm in arms:
             if arm.model == wanted:
                 return arm.id
-        if path not in self.findings.broken and len(arms) >= len(block.arms):
+        if (*path, "arms") not in self.findings.broken and len(arms) >= len(block.arms):
             self.findings.unknown((*path, "baseline"), "arm", wanted, [arm.id for arm in arms])
         return arms[0].id
 
     def _policy(self, block: PolicyBlock, arms: Sequence[Arm], path: KeyPath) -> PolicySettings:
         ids = {arm.id for arm in arms}
-        if "floor" in block.model_fields_set and block.floor * len(arms) > 1 + _SUM_TOLERANCE:
+        if block.floor is not None and block.floor * len(arms) > 1 + _SUM_TOLERANCE:
             self.findings.problem(
                 (*path, "floor"),
                 f"{len(arms)} arms with a floor of {block.floor:g} need more than all traffic.",
@@ -316,7 +316,7 @@ class RouteCompiler:
                 self.findings.problem(
                     where, f"has no meaning for the policy {block.type!r}; use `type: fixed`."
                 )
-            if path[:2] not in self.findings.broken:
+            if (*path[:2], "arms") not in self.findings.broken:
                 for name in block.probabilities:
                     if name not in ids:
                         self.findings.unknown((*where, name), "arm", name, ids)

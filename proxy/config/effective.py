@@ -316,15 +316,13 @@ def _policy(policy: PolicySettings, arms: int) -> dict[str, Any]:
     return document
 
 
-def _floor(floor: float, arms: int) -> dict[str, float]:
+def _floor(floor: float | None, arms: int) -> dict[str, float]:
     """The floor, as long as a file may say so: not more than all traffic.
 
-    Left out it may be too much for many arms, and optimizations may bring arms to a policy that was made for fewer. To
+    Optimizations may bring arms to a policy that was made for fewer. To
     the policy it is all the same, which never gives more than half of the traffic to floors.
     """
-    if floor * arms <= 1.0:
-        return {"floor": floor}
-    return {} if floor == PolicySettings().floor else {"floor": 1.0 / arms}
+    return {} if floor is None else {"floor": min(floor, 1.0 / arms)}
 
 
 def _objective(objective: Objective) -> dict[str, Any]:

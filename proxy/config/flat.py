@@ -8,6 +8,7 @@ active strategies.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from optimizer.settings import FLOOR
 from proxy.config.known import builtin_models, facts_of
 from proxy.config.models import File
 from proxy.config.models_optimization import OptimizationBlock
@@ -131,7 +132,7 @@ def _fixed(baseline: str, compared: Sequence[str]) -> PolicyBlock:
     """The baseline, and the exploration floor on what another strategy compares with it."""
     if not compared:
         return PolicyBlock(type="fixed")
-    floor = min(PolicyBlock().floor, _MOST_EXPLORED / len(compared))
+    floor = min(FLOOR, _MOST_EXPLORED / len(compared))
     rest = round(1.0 - floor * len(compared), 12)
     return PolicyBlock(type="fixed", probabilities={baseline: rest, **dict.fromkeys(compared, floor)})
 

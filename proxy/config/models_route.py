@@ -62,7 +62,10 @@ class PolicyBlock(Block):
     type: Literal["thompson", "epsilon_greedy", "ucb", "fixed"] = Field(
         default="thompson", description="`fixed` does not learn."
     )
-    floor: Fraction = Field(default=0.02, description="Least share of every arm.")
+    floor: Fraction | None = Field(
+        default=None,
+        description="Least share of every arm. Left out: 0.02, or 0.005 where `context` or `constraints` steer.",
+    )
     min_pulls: Natural = Field(default=20, description="Requests before an arm is judged.")
     half_life_hours: Positive = Field(default=168, description="How fast old outcomes fade.")
     max_memory: Positive = Field(default=5000, description="Most outcomes that count.")

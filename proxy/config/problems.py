@@ -57,8 +57,8 @@ class Findings:
     """Collects problems and notes while a configuration is compiled.
 
     ``moved`` maps a path in the normal form to where the operator wrote it, ``lines`` a written path to its
-    line. ``broken`` holds the first two parts of paths that were refused: what refers to them is not blamed
-    as well. ``unset`` holds paths whose value a missing variable left unknown: nothing else is said of them.
+    line. ``broken`` holds the first two and the first three parts of paths that were refused: what refers to them is
+    not blamed as well. ``unset`` holds paths whose value a missing variable left unknown: nothing else is said of them.
     ``substituted`` has the variables that were read, by their values: no message quotes those, because who may check a
     text may not read the environment.
     """

@@ -57,9 +57,12 @@ def validate(data: dict[str, Any], raw: dict[str, Any], findings: Findings) -> F
                 _report(detail, path, rest, raw, shapes, findings)
             paths.add(path)
         # Deepest first, and the end of a list before its start, so that no cut moves another's target.
+        gone: set[KeyPath] = set()
         for path in sorted(paths, key=_cutting_order, reverse=True):
-            _cut(rest, path, findings)
-            findings.broken.add(path[:2])
+            # What went with something around it needs no cut of its own, which would take what is around that.
+            if not any(path[:length] in gone for length in range(1, len(path))):
+                gone.add(_cut(rest, path, findings))
+            findings.broken |= {path[:2], path[:3]}
         cut |= paths
     return File()
 
@@ -150,14 +153,14 @@ def _at(data: Any, path: KeyPath) -> Any:
     return data
 
 
-def _cut(data: Any, path: KeyPath, findings: Findings) -> None:
-    """Take away what can not be used: the key, or the entry that lacks one."""
+def _cut(data: Any, path: KeyPath, findings: Findings) -> KeyPath:
+    """Take away what can not be used: the key, or the entry that lacks one. Returns what was taken away."""
     for length in range(len(path), 0, -1):
         parent = _at(data, path[: length - 1])
         part = path[length - 1]
         if isinstance(parent, dict) and part in parent:
             del parent[part]
-            return
+            return path[:length]
         if isinstance(parent, list) and isinstance(part, int) and part < len(parent):
             # What stood behind it moves up, and is still to be named by where it was written.
             behind = [
@@ -165,4 +168,5 @@ def _cut(data: Any, path: KeyPath, findings: Findings) -> None:
             ]
             findings.moved |= {(*path[: length - 1], part + step): place for step, place in enumerate(behind)}
             del parent[part]
-            return
+            return path[:length]
+    return path

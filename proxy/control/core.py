@@ -91,6 +91,7 @@ class Core:
         self.ingest.add_consumer(self.judgements)
         self.contextual = Contextual(state, ingest=self.ingest, now=now)
         self.contextual.configure(loaded.settings)
+        self.drift.slopes = self.contextual.book.slopes
         self.publication = Publication(
             state.table_file,
             publisher=Publisher(seed=state.node, steered=self.contextual.book),

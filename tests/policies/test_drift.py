@@ -122,22 +122,58 @@ def test_a_change_within_the_tolerance_is_none():
     assert alarms(detector, [*values, *(values - 0.04)]) == []
 
 
-def test_what_a_fit_expects_is_no_change():
-    """The mix of requests changes from easy to hard ones; the arm answers each as well as ever."""
+@pytest.mark.parametrize("learns_at", [0, 1000, 1500])
+def test_what_a_fit_knows_of_the_request_is_no_change(learns_at):
+    """Requests become harder; the arm answers each as well as ever. The fit may only just have been made."""
     rng = np.random.default_rng(6)
     hard = np.concatenate([rng.random(1500) < 0.1, rng.random(1500) < 0.9])
-    expected = np.where(hard, 0.5, 0.9)
-    answers = rng.random(3000) < expected
+    answers = rng.random(3000) < np.where(hard, 0.5, 0.9)
+    x = np.stack([np.ones(3000), hard], axis=1)
     informed, blind = PageHinkley(SHARE), PageHinkley(SHARE)
 
     found = [
         change
-        for value, guess in zip(answers, expected, strict=True)
-        if (change := informed.observe(float(value), expected=float(guess)))
+        for number, value in enumerate(answers)
+        if (
+            change := informed.observe(
+                float(value), x=x[number], slope=np.array([0.0, -0.4]) if number >= learns_at else None
+            )
+        )
     ]
 
     assert found == []
     assert alarms(blind, answers)
+
+
+def test_a_slope_that_is_still_being_learned_is_no_change():
+    """The same requests all along, none of them near 0: only the fit moves, and by more than the tolerance."""
+    rng = np.random.default_rng(8)
+    x = np.stack([np.ones(3000), rng.normal(3.0, 0.2, 3000)], axis=1)
+    answers = rng.random(3000) < 0.9 - 0.1 * x[:, 1]
+    detector = PageHinkley(SHARE)
+
+    for number, value in enumerate(answers):
+        learned = -0.1 * min(1.0, number / 1000) + (rng.normal(0, 0.05) if number > 500 else 0.0)
+        slope = np.array([rng.normal(), learned])
+        assert detector.observe(float(value), x=x[number], slope=slope) is None
+
+
+def test_a_change_is_found_beside_another_mix_of_requests():
+    """Harder requests and a worse arm at once: only the arm is in what the alarm says."""
+    rng = np.random.default_rng(9)
+    hard = np.concatenate([rng.random(1500) < 0.1, rng.random(300) < 0.9])
+    rate = np.where(hard, 0.5, 0.9) - np.concatenate([np.zeros(1500), np.full(300, 0.3)])
+    slope, detector = np.array([0.0, -0.4]), PageHinkley(SHARE)
+
+    found = [
+        change
+        for number, value in enumerate(rng.random(1800) < rate)
+        if (change := detector.observe(float(value), x=np.array([1.0, hard[number]]), slope=slope))
+    ]
+
+    (change,) = found
+    assert change.before - change.after == pytest.approx(0.3, abs=0.13)
+    assert change.before == pytest.approx(0.86, abs=0.03)
 
 
 def test_a_covariate_is_taken_out():
@@ -178,6 +214,23 @@ def test_a_saved_detector_goes_on_as_if_nothing_had_happened(values, cut):
         assert second.save() == whole.save()
 
 
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(-3, 3)), max_size=80), st.integers(0, 80))
+def test_a_saved_detector_remembers_the_mean_request(seen, cut):
+    """It goes on with the features it had."""
+    slope = np.array([0.0, 0.3])
+
+    def feed(detector, part):
+        for value, feature in part:
+            detector.observe(value, x=np.array([1.0, feature]), slope=slope)
+        return detector
+
+    whole, first, second = PageHinkley(SHARE), PageHinkley(SHARE), PageHinkley(SHARE)
+    feed(whole, seen)
+    second.load(feed(first, seen[:cut]).save())
+
+    assert feed(second, seen[cut:]).save() == whole.save()
+
+
 @given(st.lists(st.floats(-1e6, 1e6), max_size=LEAST_REFERENCE))
 def test_a_young_reference_says_nothing(values):
     """Whatever the first observations are."""
@@ -204,5 +257,11 @@ def test_nonsense_is_refused():
             PageHinkley(SHARE).observe(bad)
         with pytest.raises(ValueError, match="finite"):
             PageHinkley(SHARE).observe(0.5, given=bad)
+    with pytest.raises(ValueError, match="finite"):
+        PageHinkley(SHARE).observe(0.5, x=np.array([1.0, math.nan]), slope=np.ones(2))
+    detector = PageHinkley(SHARE)
+    detector.observe(0.5, x=np.ones(3))
+    with pytest.raises(ValueError, match="other features"):
+        detector.observe(0.5, x=np.ones(4))
     with pytest.raises(ValueError, match="no state"):
         PageHinkley(SHARE).load(PageHinkley(LOGARITHM).save())

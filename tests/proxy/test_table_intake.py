@@ -13,12 +13,14 @@ import pytest
 
 from optimizer import selector_file
 from optimizer.context.features import features_of
-from optimizer.routing import Arm, Model, Route, RoutingTable, Selector, Side, Upstream, Variant
+from optimizer.routing import Arm, ClientFeature, Model, Route, RoutingTable, Selector, Side, Upstream, Variant
 from optimizer.settings import ContextSettings
 from optimizer.table_file import TableReader, write_table
 from policies.contextual import Index
 from proxy.compiled import CompiledTable
 from proxy.compiler import Compiler
+from proxy.dispatch import decide
+from proxy.envelope import parse
 from proxy.http1.client import Origin, Pool
 from proxy.resilience.breaker import Board
 from proxy.selectors import Blob, Selectors
@@ -177,6 +179,55 @@ async def test_a_table_does_not_wait_for_a_slow_file(tmp_path: Path) -> None:
     assert early.contextual.selector_id == "s1"
     assert late.contextual is not None
     assert (late.selector.selector_id, late.contextual.selector_id) == ("s2", "s2")
+
+
+async def test_what_was_drawn_by_is_not_asked_about_other_features(tmp_path: Path) -> None:
+    """A route whose features change with its file still on the way draws by mean probabilities until it is there."""
+    selectors = SlowSelectors(tmp_path)
+    selectors.answer.set()
+    scene = Scene(tmp_path, selectors)
+    scene.publish(_table(1, index=selector_file.write(tmp_path, _index(1))))
+    scene.intake.take_new()
+    selectors.answer.clear()
+    plan = ClientFeature("tier", "header", "x-tier", values=("gold", "free"))
+    wider = features_of(ContextSettings(client=(plan,)))
+    second = _table(2, index="sel-that-is-slow")
+    scene.publish(replace(second, routes=(replace(second.routes[0], features=wider),)))
+
+    scene.intake.poll()
+    scene.intake.poll()
+    table = await scene.until(2)
+    envelope = parse("chat", b'{"model":"r0","messages":[{"role":"user","content":"hi"}]}')
+    decision = decide(table, envelope, {b"x-tier": b"gold"}, uniform=lambda: 0.5, guarded=True)
+    selectors.answer.set()
+    scene.intake.close()
+
+    assert decision.sight is not None
+    assert len(decision.sight.context.x) == wider.size == FEATURES.size + 2
+    assert decision.sight.vector is None
+    assert decision.propensity == table.source.routes[0].control.selector.probabilities[decision.arm.index]
+
+
+async def test_tables_that_come_faster_than_their_files_are_used(tmp_path: Path) -> None:
+    """Taking traffic away does not wait for a disk, also when every poll finds another table with another file."""
+    selectors = SlowSelectors(tmp_path)
+    selectors.answer.set()
+    scene = Scene(tmp_path, selectors)
+    scene.publish(_table(1, index=selector_file.write(tmp_path, _index(1))))
+    scene.intake.take_new()
+    selectors.answer.clear()
+
+    for version in (2, 3, 4):
+        scene.publish(_table(version, index=f"sel-{version}"))
+        scene.intake.poll()
+        await asyncio.sleep(0.01)
+    scene.intake.poll()
+    await asyncio.sleep(0.01)
+    used = [table.version for table in scene.used]
+    selectors.answer.set()
+    scene.intake.close()
+
+    assert used == [1, 3, 4]
 
 
 async def test_an_unusable_table_leaves_the_old_one(tmp_path: Path) -> None:

@@ -120,6 +120,8 @@ def overlays(draw):
 
 def with_possible_floor(route):
     """Floors that need more than all traffic act like those that need all of it, which a file may say."""
+    if route.policy.floor is None:
+        return route
     floor = min(route.policy.floor, 1.0 / len(route.arms))
     return replace(route, policy=replace(route.policy, floor=floor))
 
