@@ -16,7 +16,7 @@ out). Costs are watched under one price version, so a new price is no change.
 import base64
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from math import exp, inf, log
@@ -43,6 +43,8 @@ LOG_TOLERANCE: Final = 4.0
 _LOG_OUTLIER: Final = 4.0
 
 SAVE_S: Final = 5.0
+SAVED_AT_ONCE: Final = 8
+"""Routes whose detectors one step saves, beside those with an alarm."""
 MOST_WATCHED: Final = 20_000
 ALARMS_SHOWN: Final = 5
 MOST_SEEN: Final = 128
@@ -185,8 +187,11 @@ class DriftWatch:
         # Ratings of requests from before a change that was found say nothing about the arm as it is.
         self._since: dict[tuple[RouteArm, str], float] = {}
         self._alarms: dict[RouteArm, deque[Alarm]] = {}
+        # What is saved: all but the detectors, None if it is out of date; and the detectors by route, oldest first.
         self._saved: bytes | None = None
-        self._saved_at = -inf
+        self._parts: dict[str, tuple[float, bytes]] = {}
+        self._fed: dict[str, None] = {}  # routes whose detectors saw something since
+        self._at_once: set[str] = set()  # and those that may not wait
 
     def configure(self, settings: Settings) -> None:
         """Follow a configuration. Arms that it no longer has keep their detectors, in case they come back."""
@@ -203,6 +208,7 @@ class DriftWatch:
         known = {route.name for route in settings.routes}
         for arm in [arm for arm in self._watched if arm[0] not in known or arm[0] not in self._rules]:
             self._size -= len(self._watched.pop(arm))
+            self._at_once.add(arm[0])
         for arm, detectors in self._watched.items():
             for (signal, _), watched_signal in detectors.items():
                 watched_signal.detector.rules = self._rules[arm[0]][_base(signal)]
@@ -285,6 +291,7 @@ class DriftWatch:
         covariate = _COVARIATES.get(base)
         tokens = moment.data.get(covariate) if covariate is not None else None
         detector, seen = watched.detector, watched.seen
+        self._fed[arm[0]] = None
         seen.append((at, (value, moment.features)))
         change = detector.observe(
             value,
@@ -343,6 +350,7 @@ class DriftWatch:
         self.counts[route, alarm.arm, signal] += 1
         self._alarms.setdefault(arm, deque(maxlen=ALARMS_SHOWN)).append(alarm)
         self._saved = None
+        self._at_once.add(route)
         _log.warning(
             "route %s: the %s of arm %s changed from %.4g to %.4g; %.2g of what was known about it counts on",
             *(route, signal, alarm.arm, alarm.before, alarm.after, alarm.keep),
@@ -352,24 +360,43 @@ class DriftWatch:
     # --- storing ------------------------------------------------------------------------------------
 
     def snapshot(self) -> bytes:
-        """See ``ingest.Consumer``; up to ``SAVE_S`` old, but never older than the last alarm."""
-        now = self._now()
-        if self._saved is None or not 0.0 <= now - self._saved_at < SAVE_S:
-            self._saved, self._saved_at = self._encode(), now
-        return self._saved
+        """See ``ingest.Consumer``."""
+        return self._encode(self._watched)
 
-    def _encode(self) -> bytes:
+    def snapshot_parts(self) -> Mapping[str, bytes]:
+        """See ``ingest.PartedConsumer``: the detectors by route, up to some ``SAVE_S`` old, but never older than the
+        route's last alarm.
+        """
+        now = self._now()
+        waiting = sorted(self._fed, key=lambda route: self._parts[route][0] if route in self._parts else -inf)
+        due = [route for route in waiting if route not in self._parts or self._is_old(route, now)]
+        for route in {*due[:SAVED_AT_ONCE], *self._at_once}:
+            arms = [arm for arm in self._watched if arm[0] == route]
+            self._parts[route] = (now, orjson.dumps(self._rows(arms)))
+            self._fed.pop(route, None)
+        self._at_once.clear()
+        if self._saved is None:
+            self._saved = self._encode(())
+        return {"": self._saved, **{route: data for route, (_, data) in self._parts.items()}}
+
+    def _is_old(self, route: str, now: float) -> bool:
+        return not 0.0 <= now - self._parts[route][0] < SAVE_S
+
+    def _rows(self, arms: Iterable[RouteArm]) -> list[list[Any]]:
+        return [
+            [*arm, *key, watched.detector.save()]
+            for arm in arms
+            for key, watched in self._watched[arm].items()
+        ]
+
+    def _encode(self, arms: Iterable[RouteArm]) -> bytes:
         return orjson.dumps(
             {
                 "version": _VERSION,
                 "counts": [[*key, count] for key, count in self.counts.items()],
                 "alarms": [asdict(alarm) for alarms in self._alarms.values() for alarm in alarms],
                 "since": [[*arm, signal, since] for (arm, signal), since in self._since.items()],
-                "watched": [
-                    [*arm, *key, watched.detector.save()]
-                    for arm, detectors in self._watched.items()
-                    for key, watched in detectors.items()
-                ],
+                "watched": self._rows(arms),
             }
         )
 
@@ -388,16 +415,29 @@ class DriftWatch:
             alarm = Alarm(**fields)
             key = (alarm.route, alarm.model_key, alarm.variant_key)
             alarms.setdefault(key, deque(maxlen=ALARMS_SHOWN)).append(alarm)
+        detectors = self._load(saved["watched"])
+        self.counts, self._alarms, self._watched = counts, alarms, detectors
+        self._since = {((a, b, c), signal): since for a, b, c, signal, since in saved["since"]}
+        self._size = sum(len(found) for found in detectors.values())
+        self._fed = dict.fromkeys(arm[0] for arm in detectors)
+        self._parts.clear()
+        self._saved = None
+
+    def restore_part(self, data: bytes) -> None:
+        """See ``ingest.PartedConsumer``. Errors as ``restore``."""
+        for arm, detectors in self._load(orjson.loads(data)).items():
+            self._size += len(detectors) - len(self._watched.get(arm, ()))
+            self._watched[arm] = detectors
+            self._parts[arm[0]] = (-inf, data)
+
+    def _load(self, rows: Iterable[Sequence[Any]]) -> dict[RouteArm, dict[tuple[str, str], _Watched]]:
         detectors: dict[RouteArm, dict[tuple[str, str], _Watched]] = {}
-        for route, model_key, variant_key, signal, version, numbers in saved["watched"]:
+        for route, model_key, variant_key, signal, version, numbers in rows:
             default = rules_of(DriftSettings(), _base(signal))
             watched = _Watched(PageHinkley(self._rules.get(route, {}).get(_base(signal), default)))
             watched.detector.load(numbers)
             detectors.setdefault((route, model_key, variant_key), {})[signal, version] = watched
-        self.counts, self._alarms, self._watched = counts, alarms, detectors
-        self._since = {((a, b, c), signal): since for a, b, c, signal, since in saved["since"]}
-        self._size = sum(len(found) for found in detectors.values())
-        self._saved = None
+        return detectors
 
 
 def _base(signal: str) -> str:

@@ -6,20 +6,18 @@ publisher does.
 Nothing here reads a clock or a file, and one seed gives one run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from optimizer import reward
-from optimizer.drift import Alarm, DriftWatch
-from optimizer.forgetting import Forgetting
-from optimizer.ids import RequestId
-from optimizer.learner import Learner
+from optimizer.drift import Alarm
+from optimizer.drift_memory import MemoryWatch
 from optimizer.publisher import build_side, gather
 from optimizer.routing import Arm
-from optimizer.settings import DriftSettings, Objective, PolicySettings, RouteSettings, Settings
+from optimizer.settings import DriftSettings, Objective, PolicySettings, RouteSettings
 from optimizer.statistics import Statistics
 from policies.types import FloatArray
 
@@ -74,7 +72,7 @@ def run(
     route = _route(before.shape[1], drift or DriftSettings(), policy or PolicySettings())
     statistics, found = Statistics(), list[Alarm]()
     statistics.set_half_life(ROUTE, route.policy.half_life_s, at=0.0)
-    watch = _watch(statistics, route, found)
+    watch = MemoryWatch(route, statistics, found=found.append)
     best, taken_up, rewards, false_alarms = int(after.mean(axis=0).argmax()), None, 0.0, 0
     shares: Sequence[float] = ()
     for number in range(requests):
@@ -122,40 +120,7 @@ def _route(n_arms: int, drift: DriftSettings, policy: PolicySettings) -> RouteSe
     )
 
 
-def _watch(statistics: Statistics, route: RouteSettings, found: list[Alarm]) -> DriftWatch:
-    def journal(type_: str, data: Mapping[str, Any], event_id: str) -> bool:
-        del type_, event_id
-        found.append(Alarm(**data))
-        return True
-
-    learner = Learner(statistics, verify=lambda _: None, decisions=_NoDecisions(), was_seen=lambda _: False)
-    watch = DriftWatch(
-        lessons=lambda _: (),
-        forget=Forgetting(learner, statistics.reset),
-        journal=journal,
-        now=lambda: 0.0,
-    )
-    watch.configure(Settings("trial", (), (), (), (route,)))
-    return watch
-
-
-class _NoDecisions:
-    """Feedback comes with its decision here."""
-
-    def find(self, request_id: str, request: RequestId) -> Mapping[str, Any] | None:
-        """See ``learner.Decisions``."""
-        del request_id, request
-        return None
-
-
-def _learn(statistics: Statistics, watch: DriftWatch, arm: Arm, value: float, at: float) -> None:
+def _learn(statistics: Statistics, watch: MemoryWatch, arm: Arm, value: float, at: float) -> None:
     lessons = ((reward.SUCCESS, 1.0), (reward.VALID, 1.0), (reward.QUALITY, value))
     statistics.add((ROUTE, arm.model_key, arm.variant_key), at, lessons)
-    decision = {
-        "route": ROUTE,
-        "arm": arm.id,
-        "model_key": arm.model_key,
-        "variant_key": arm.variant_key,
-        "started_ms": at * 1e3,
-    }
-    watch.rated(decision, reward.QUALITY, value)
+    watch.rating(arm, value, at=at)

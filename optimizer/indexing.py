@@ -29,6 +29,8 @@ THOMPSON: Final = "thompson"
 REQUESTS: Final = 96
 # Of a budget, all floors together take so much, and an arm in the nursery so much.
 _FLOORS_SHARE, _NURSERY_SHARE = 0.02, 0.02
+# Of quality, where there is a floor under it, all floors together cost at most so much.
+_FLOORS_QUALITY = 0.002
 _MOST_GIVEN = 0.5
 # What costs less need not be bought.
 _FREE_USD = 1e-9
@@ -182,7 +184,7 @@ def _speed(evidence: Sequence[ArmEvidence]) -> str:
 
 
 def _given(material: Material, beliefs: Beliefs, targets: Targets, requests: FloatArray) -> Given:
-    """Floor and nursery. Where money counts they are bought: a hundred times dearer, a hundred times less."""
+    """Floor and nursery. They are bought: a hundred times dearer (worse, where that counts), a hundred times less."""
     params, n_arms = material.params, len(material.evidence)
     young = np.array([arm.pulls < params.min_pulls for arm in material.evidence], dtype=np.bool_)
     everyone = np.ones(n_arms, dtype=np.bool_)
@@ -194,6 +196,9 @@ def _given(material: Material, beliefs: Beliefs, targets: Targets, requests: Flo
     if spent is not None:
         bought = np.minimum(shares, _FLOORS_SHARE * spent / (n_arms * cost))
         shares = np.where(cost > _FREE_USD, bought, shares)
+    if targets.asked.quality is not None:
+        quality = (requests @ beliefs.quality.weights.T).clip(0.0, 1.0).mean(axis=0)
+        shares = np.minimum(shares, _FLOORS_QUALITY / (n_arms * np.maximum(quality.max() - quality, 1e-6)))
     if budget is None:
         rest = 1.0 - float(shares.sum())
         return Given(

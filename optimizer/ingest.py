@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import orjson
 
@@ -42,6 +42,7 @@ _FIRST_BYTES = 256 * 1024
 MOST_BYTES = 1024 * 1024
 _PRUNE_S = 60.0
 _COUNTS = "ingest"
+_PART = "/"
 
 
 class Consumer(Protocol):
@@ -59,6 +60,22 @@ class Consumer(Protocol):
 
     def restore(self, data: bytes) -> None:
         """Continue from a snapshot."""
+        ...
+
+
+@runtime_checkable
+class PartedConsumer(Consumer, Protocol):
+    """One whose snapshot is large though few of it changes: its parts are saved one by one, when they changed."""
+
+    def snapshot_parts(self) -> Mapping[str, bytes]:
+        """Instead of ``snapshot``; the one named "" is for ``restore``, all others for ``restore_part``.
+
+        A part that is once there is there for ever, and did not change when it is the same bytes.
+        """
+        ...
+
+    def restore_part(self, data: bytes) -> None:
+        """Continue from one more part."""
         ...
 
 
@@ -149,10 +166,16 @@ class Ingest:
         if data is not None:
             try:
                 consumer.restore(data)
+                if isinstance(consumer, PartedConsumer):
+                    for part in self._parts_of(consumer.name):
+                        consumer.restore_part(part)
             except Exception:  # noqa: BLE001  # its state is its own; a damaged one must not stop learning
                 self.counts["consumer_errors"] += 1
                 _log.exception("consumer %s could not be restored; it starts afresh", consumer.name)
         self._consumers.append(consumer)
+
+    def _parts_of(self, name: str) -> list[bytes]:
+        return [data for key, data in self._snapshots.items() if key.startswith(name + _PART)]
 
     def configure(self, settings: Settings, *, reprice: Reprice | None = None) -> None:
         """Follow a configuration, at start and after every reload; see ``Learner.configure``."""
@@ -355,7 +378,12 @@ class Ingest:
         }
         for consumer in self._consumers:
             try:
-                snapshots[consumer.name] = consumer.snapshot()
+                if isinstance(consumer, PartedConsumer):
+                    parts = consumer.snapshot_parts()
+                    snapshots.update((f"{consumer.name}{_PART}{name}", parts[name]) for name in parts if name)
+                    snapshots[consumer.name] = parts[""]
+                else:
+                    snapshots[consumer.name] = consumer.snapshot()
             except Exception:  # noqa: BLE001  # a consumer's fault must not stop learning
                 self.counts["consumer_errors"] += 1
                 _log.exception("consumer %s gave no snapshot; its last one stays", consumer.name)

@@ -32,7 +32,7 @@ RECENT = 256
 LARGEST_FEATURE = 1e6
 # How long rows may be all that is stored of a key, and how many keys a commit writes at most.
 REWRITE_S = 2.0
-REWRITE_KEYS = 64
+REWRITE_KEYS = 24
 # Versions of one route that are kept: the present one, and the one before while tables still name it.
 KEPT_VERSIONS = 3
 

@@ -1,24 +1,27 @@
 """One route's whole learning in memory, without IO: for simulations and replays, made of the product's own parts.
 
 Decide, tell the outcome, tell ratings as they arrive; the index is frozen anew every so many outcomes, as the optimizer
-process does about once a second.
+process does about once a second, and arms that suddenly change are forgotten in part, as the route's ``drift`` says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 from optimizer import reward
-from optimizer.indexing import Frozen, Material, freeze, metrics_of
+from optimizer.drift_memory import MemoryWatch
+from optimizer.indexing import Frozen, Material, freeze, metrics_of, watched_of
 from optimizer.linear_statistics import DONE, RATED, LinearStatistics
 from optimizer.publisher import gather, goals_of, params_of
 from optimizer.settings import RouteSettings
 from optimizer.statistics import Statistics
 from optimizer.steering import Account, Steering
+from optimizer.timeline import RouteArm
 from policies.contextual import ContextualSelector
 from policies.linear import LinearSums
 from policies.quadrature import Floats
+from policies.types import FloatArray
 
 _VERSION: Final = "loop"
 _PRICE: Final = ""
@@ -42,6 +45,7 @@ class RouteLoop:
         self.statistics.set_half_life(route.name, route.policy.half_life_s, at=start)
         self._size, self._every, self._now = size, every, start
         self._since = 0
+        self._watch = MemoryWatch(route, self.statistics, self.linear, slopes=self._slopes)
         self.frozen: Frozen = self._freeze()
         self._selector = ContextualSelector("loop", self.frozen.index)
 
@@ -49,6 +53,11 @@ class RouteLoop:
     def status(self) -> Steering:
         """Where the constraints stand."""
         return self.frozen.steering
+
+    @property
+    def alarms(self) -> int:
+        """How many sudden changes of arms were found."""
+        return self._watch.alarms
 
     def decide(self, x: Floats, u: float, eligible: int | None = None) -> tuple[int, Sequence[float]]:
         """The arm's index for the uniform draw ``u``, and the probability of every arm."""
@@ -82,8 +91,9 @@ class RouteLoop:
         if self._size > 1:
             self.linear.note(self.route.name, _VERSION, at, vector)
             if completed:
-                taught = [lesson for lesson in lessons if lesson[0] not in (reward.SUCCESS, reward.VALID)]
+                taught = [lesson for lesson in lessons if lesson[0] != reward.SUCCESS]
                 self.linear.add(key, _VERSION, DONE, at, vector, taught)
+        self._watch.outcome(self.route.arms[arm], lessons, at=at, version=_VERSION, x=self._looked_at(vector))
         self._now = max(self._now, at)
         self._since += 1
         if self._since >= self._every:
@@ -95,6 +105,7 @@ class RouteLoop:
         self.statistics.add(key, at, [(reward.QUALITY, value)])
         if self._size > 1:
             self.linear.add(key, _VERSION, RATED, at, vector, [(reward.QUALITY, value)])
+        self._watch.rating(self.route.arms[arm], value, at=at, version=_VERSION, x=self._looked_at(vector))
         self.account.rate_quality(value)
 
     def open_account(self) -> None:
@@ -108,16 +119,25 @@ class RouteLoop:
         self.frozen = self._freeze()
         self._selector = ContextualSelector("loop", self.frozen.index)
 
+    def _looked_at(self, vector: Floats) -> Floats | None:
+        return vector if self._size > 1 else None
+
+    def _slopes(self, arm: RouteArm, version: str) -> Mapping[str, FloatArray]:
+        del version
+        number = [self._key(number) for number in range(len(self.route.arms))].index(arm)
+        return {metric: slope[number] for metric, slope in self.frozen.slopes.items()}
+
     def _key(self, arm: int) -> tuple[str, str, str]:
         found = self.route.arms[arm]
         return self.route.name, found.model_key, found.variant_key
 
     def _freeze(self) -> Frozen:
         route, goals = self.route, goals_of(self.route)
+        evidence = gather(route, self.statistics, now=self._now)
         linear: dict[str, list[LinearSums | None]] = {}
         recent = None
         if self._size > 1:
-            for metric in metrics_of(route, goals):
+            for metric in {*metrics_of(route, goals), *watched_of(route, evidence)}:
                 group = RATED if metric == reward.QUALITY else DONE
                 linear[metric] = [
                     self.linear.sums(route.name, arm, _VERSION, group, metric, now=self._now)
@@ -128,7 +148,7 @@ class RouteLoop:
             route=route,
             goals=goals,
             params=params_of(route),
-            evidence=gather(route, self.statistics, now=self._now),
+            evidence=evidence,
             account=self.account,
             size=self._size,
             linear=linear,

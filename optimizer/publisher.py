@@ -224,9 +224,10 @@ class Publisher:
         steered = self._steered
         if steered is None:
             return None
-        looking = [side for side in sides if side is not None and steered.is_steered(side)]
-        # A side with too many arms does not look, but the other one may.
-        found = (steered.features(side) for side in looking)
+        # Also of a policy that does not look: what is logged today is what a change to one that does will know. And a
+        # side with too many arms does not look, but the other one may.
+        looking = [side for side in sides if side is not None and side.optimize and len(side.arms) > 1]
+        found = (steered.features(side) for side in looking if side.context is not None)
         return next((features for features in found if features is not None), None)
 
     def _side(self, route: RouteSettings, name: str, source: EvidenceSource, *, now: float) -> Side:

@@ -31,6 +31,12 @@ MAX_AGE_S: Final = 24 * 3600.0
 _ALIGNMENT = 64
 _DIGEST_BYTES = 12
 _LARGEST_HEADER = 4096
+# 32 arms of 300 features have 12 MB; what is larger is none of ours, and would only be hashed for nothing.
+_LARGEST_BYTES = 64 * 1024**2
+# Numbers within this stay finite in float32 whatever a decision does with them.
+_LARGEST_NUMBER = 1e12
+# Shares that sum to 1 before they are float32 may sum to a little more after.
+_ROUNDING = 1e-5
 # A blob that the next table will name must not be swept between its write and the table's.
 _GRACE_S = 60.0
 _SELECTOR_PARTS = ("linear", "spread", "noise", "given", "drawn")
@@ -39,7 +45,10 @@ Float32: Final = np.dtype("<f4")
 
 
 class BlobRefused(Exception):
-    """A file that is not what its name says; ``reason`` is ``missing``, ``checksum``, ``format`` or ``invalid``."""
+    """A file that is not what its name says.
+
+    ``reason`` is ``missing``, ``too_large``, ``checksum``, ``format`` or ``invalid``.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -79,10 +88,13 @@ def load(path: Path) -> Index:
         _expect(shapes == ((arms, size, size), (arms,), (arms,), (arms,)), f"shapes {linear.shape}, {shapes}")
         cap = facts["max_request_usd"]
         limit = float("inf") if cap is None else float(cap)
+        _expect(limit > 0.0, f"a cap of {limit} USD")
     except (KeyError, ValueError, TypeError) as error:
         raise BlobRefused("format", f"{path.name}: {error!r}") from error
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise BlobRefused("invalid", f"{path.name}: a number is not finite")
+    for array in arrays.values():
+        _check_numbers(path, array)
+    if (given < 0.0).any() or float(given.sum(dtype=np.float64)) > 1.0 + _ROUNDING or (noise < 0.0).any():
+        raise BlobRefused("invalid", f"{path.name}: shares or variances that are none")
     return Index(
         value=linear[0],
         charges=linear[1:-1],
@@ -106,8 +118,7 @@ def load_projection(path: Path) -> NDArray[np.float32]:
     rows = arrays.get("rows")
     if rows is None or rows.ndim != 2:
         raise BlobRefused("format", f"{path.name}: no table of rows")
-    if not np.isfinite(rows).all():
-        raise BlobRefused("invalid", f"{path.name}: a number is not finite")
+    _check_numbers(path, rows)
     return rows
 
 
@@ -151,6 +162,11 @@ def _encode(kind: str, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[An
     return b"".join((header, b" " * padding, b"\n", *parts))
 
 
+def _check_numbers(path: Path, array: NDArray[np.float32]) -> None:
+    if not (np.abs(array) <= _LARGEST_NUMBER).all():
+        raise BlobRefused("invalid", f"{path.name}: a number is not finite, or beyond all bounds")
+
+
 def _expect(holds: bool, detail: str) -> None:
     if not holds:
         raise ValueError(detail)
@@ -177,6 +193,9 @@ def _write(directory: Path, kind: str, data: bytes) -> str:
 def _load(path: Path, kind: str) -> tuple[Mapping[str, Any], dict[str, NDArray[np.float32]]]:
     try:
         with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > _LARGEST_BYTES:
+                raise BlobRefused("too_large", f"{path.name}: {size} bytes")
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:  # an empty file can not be mapped
         reason = "missing" if isinstance(error, FileNotFoundError) else "format"

@@ -21,7 +21,6 @@ from optimizer.routing import (
     Variant,
 )
 
-
 # Least share of an arm where the operator does not say. An index explores by its own uncertainty; there the floor only
 # keeps arms comparable and changes noticed.
 FLOOR: Final = 0.02

@@ -46,12 +46,12 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class StatisticsChanges:
-    """What a store must write to catch up. ``clocks`` and ``resets`` are complete when present."""
+    """What a store must write to catch up. ``clocks`` are complete when present, ``resets`` the new ones."""
 
     cells: tuple[CellRow, ...]
     dropped: tuple[CellKey, ...]
     clocks: Mapping[str, tuple[Bend, ...]] | None
-    resets: tuple[Reset, ...] | None
+    resets: tuple[Reset, ...]
 
 
 class Statistics:
@@ -283,7 +283,7 @@ class Statistics:
             cells=tuple(cell.row() for cell in self._dirty if cell.dirty),
             dropped=tuple(self._dropped),
             clocks=self.timeline.changed_clocks(),
-            resets=self.timeline.changed_resets(),
+            resets=self.timeline.new_resets(),
         )
 
     def stored(self) -> None:

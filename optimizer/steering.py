@@ -6,7 +6,7 @@ because a model that is a little wrong would miss them a little for ever.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -21,14 +21,18 @@ from policies.beliefs import Beliefs
 from policies.steering import COST, LATE, QUALITY, Aims, Course, Multipliers, missed
 from policies.types import FloatArray
 
-# Requests after which what happened has faded to 1/e.
+# Requests after which what happened has faded to 1/e; of costs, those of so many seconds where they are more.
 MEMORY = 1000.0
+_MEMORY_S = 40.0
 # An excess of cost is paid back within about so many requests, at most at half or one and a half times the target.
 _PAY_BACK = 150.0
+# But not faster than what is done about it can be seen: selectors are frozen once a second, workers take them up and
+# the log tells what came of them. A correction that is repeated meanwhile overshoots, and swings for ever.
+_PAY_BACK_S = 6.0
 _LARGEST_CORRECTION = 0.5
 # Ratings scatter far more than their mean moves, so quality is corrected slowly and little.
 _PAY_BACK_RATED = 1000.0
-_LARGEST_QUALITY_CORRECTION = 0.02
+_LARGEST_QUALITY_CORRECTION = 0.005
 LATE_SHARE = 0.05
 _DAY_S = 86400.0
 # The pace of requests is the mean over about so long. A shorter look than the least counts as if it had been that long.
@@ -63,8 +67,10 @@ class Account:
 
     def pay(self, cost_usd: float, at: float) -> None:
         """Book the cost of a completed request that began at ``at`` (Unix seconds)."""
-        self.priced = self.priced * _KEEP + 1.0
-        self.cost_usd = self.cost_usd * _KEEP + cost_usd
+        # In proportion to the time that an excess is paid back in, or little of it would ever be.
+        keep = 1.0 - 1.0 / max(MEMORY, _MEMORY_S * self.pace)
+        self.priced = self.priced * keep + 1.0
+        self.cost_usd = self.cost_usd * keep + cost_usd
         self.spend(cost_usd, at)
 
     def spend(self, cost_usd: float, at: float) -> None:
@@ -198,7 +204,7 @@ def _corrected(asked: Aims, account: Account, *, is_daily: bool) -> Aims:
     cost, quality = asked.cost_usd, asked.quality
     # What is left of a day's money is corrected by what was spent already.
     if cost is not None and not is_daily:
-        saved = (account.priced * cost - account.cost_usd) / _PAY_BACK
+        saved = (account.priced * cost - account.cost_usd) / max(_PAY_BACK, _PAY_BACK_S * account.pace)
         cost += min(max(saved, -_LARGEST_CORRECTION * cost), _LARGEST_CORRECTION * cost)
     if quality is not None:
         missing = (account.rated * quality - account.quality) / _PAY_BACK_RATED
@@ -240,8 +246,8 @@ def status_of(targets: Targets, course: Course, account: Account, gain: float) -
 class Ledger:
     """Accounts of all routes; follows the log as an ``ingest.Consumer``.
 
-    They are of the control sides. What a candidate's requests cost and are worth is no error of those; only the money of
-    the day is one for both.
+    They are of the control sides. What a candidate's requests cost and are worth is no error of those; only the money
+    of the day is one for both.
 
     ``bounds_ms``, by route, is when a reply counts as late; whoever resolves the constraints sets it.
     """
@@ -287,7 +293,7 @@ class Ledger:
 
     def snapshot(self) -> bytes:
         """See ``ingest.Consumer``."""
-        return orjson.dumps({name: asdict(account) for name, account in self.accounts.items()})
+        return orjson.dumps(self.accounts)
 
     def restore(self, data: bytes) -> None:
         """See ``ingest.Consumer``.

@@ -255,15 +255,13 @@ class LearnerStore:
                     for b in bends
                 ],
             )
-        if changes.resets is not None:
-            execute("DELETE FROM resets")
-            many(
-                "INSERT INTO resets VALUES (?, ?, ?, ?, ?, ?)",
-                [
-                    (r.route, r.model_key, r.variant_key, r.at, r.keep, ",".join(r.signals))
-                    for r in changes.resets
-                ],
-            )
+        many(
+            "INSERT INTO resets VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (r.route, r.model_key, r.variant_key, r.at, r.keep, ",".join(r.signals))
+                for r in changes.resets
+            ],
+        )
         linear_store.write(self.connection, step.linear)
         moved = [(source, *at) for source, at in step.cursor.items() if self._cursor.get(source) != at]
         many("INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)", moved)

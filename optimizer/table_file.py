@@ -53,9 +53,12 @@ _ARM_SLOTS: Final[tuple[Callable[[Arm, Any], None], ...]] = tuple(
     getattr(Arm, name).__set__
     for name in ("id", "model", "variant", "model_key", "variant_key", "parameters")
 )
+_ROUTE_SLOTS: Final[tuple[tuple[str, Callable[[Route, Any], None]], ...]] = tuple(
+    (field.name, getattr(Route, field.name).__set__) for field in fields(Route)
+)
 _AS_IT_IS: Final[Mapping[str, _Convert]] = {}
 _REQUIRED: Final = object()
-_ROUTE_DEFAULTS: Final[Mapping[str, object]] = {
+_ROUTE_DEFAULTS: Final[dict[str, Any]] = {
     field.name: field.default if field.default_factory is MISSING else field.default_factory()
     for field in fields(Route)
     if field.default is not MISSING or field.default_factory is not MISSING
@@ -263,17 +266,44 @@ def _pairs(raw: list[list[str]]) -> tuple[tuple[str, str], ...]:
 
 
 def _table(raw: dict[str, Any], pool: tuple[Arm, ...]) -> RoutingTable:
-    route: dict[str, _Convert] = {
+    table: dict[str, _Convert] = {"routes": lambda rows: _routes(rows, pool), **_TABLE_PARTS}
+    return _build(RoutingTable, raw, table)
+
+
+def _routes(rows: list[dict[str, Any]], pool: tuple[Arm, ...]) -> tuple[Route, ...]:
+    """There may be many, so their slots are set without calling the class, and parts that are alike are built once."""
+    convert: dict[str, _Convert] = {
         "control": lambda row: _side(row, pool),
         "candidate": lambda row: _side(row, pool),
-        "fallbacks": lambda rows: tuple([pool[index] for index in rows]),
-        **_ROUTE_PARTS,
+        "fallbacks": lambda indices: tuple([pool[index] for index in indices]),
+        **{name: _same_as_last(build) for name, build in _ROUTE_PARTS.items()},
     }
-    table: dict[str, _Convert] = {
-        "routes": lambda rows: tuple([_build(Route, row, route) for row in rows]),
-        **_TABLE_PARTS,
-    }
-    return _build(RoutingTable, raw, table)
+    routes = []
+    for row in rows:
+        values = _ROUTE_DEFAULTS | row
+        for name in row.keys() & convert.keys():
+            if row[name] is not None:
+                values[name] = convert[name](row[name])
+        route = object.__new__(Route)
+        for name, slot in _ROUTE_SLOTS:
+            slot(route, values[name])
+        routes.append(route)
+    return tuple(routes)
+
+
+def _same_as_last(build: _Convert) -> _Convert:
+    """``build``, which gives the same object again for what equals the last it was given."""
+    given: Any = None
+    built: Any = None
+
+    def made(raw: Any) -> Any:
+        nonlocal given, built
+        if raw != given:
+            built = build(raw)
+            given = raw
+        return built
+
+    return made
 
 
 def _of(cls: type[T], **convert: _Convert) -> Callable[[Any], T]:

@@ -54,10 +54,15 @@ class Timeline:
     ) -> None:
         self._clocks = {route: DecayClock(bends) for route, bends in (clocks or {}).items()}
         self._resets: list[Reset] = list(resets)
+        # Drift makes resets for ever, and only those of its own route concern an arm.
+        self._by_route: dict[str, list[Reset]] = {}
+        for reset in self._resets:
+            self._by_route.setdefault(reset.route, []).append(reset)
+        self._stored = len(self._resets)
         self._times: dict[RouteArm, tuple[float, ...]] = {}
         self._kept: dict[RouteArm, tuple[float, ...]] = {}
         self._shares: dict[tuple[RouteArm, str], tuple[float, ...]] = {}
-        self._clocks_dirty = self._resets_dirty = False
+        self._clocks_dirty = False
         self.latest = 0.0  # newest event time seen
 
     # --- placing ------------------------------------------------------------------------------------
@@ -72,7 +77,7 @@ class Timeline:
             raise ValueError(f"an event time must be a finite number, got {time}")
         age = self.clock(arm[0]).age(time)
         epoch = int(age // EPOCH_HALF_LIVES)
-        generation = bisect_right(self._times_of(arm), time) if self._resets else 0
+        generation = bisect_right(self._times_of(arm), time) if arm[0] in self._by_route else 0
         return Place(generation, epoch, exp2(age - epoch * EPOCH_HALF_LIVES))
 
     def saw(self, time: float) -> None:
@@ -97,26 +102,22 @@ class Timeline:
 
     def kept(self, arm: RouteArm, generation: int) -> float:
         """How much evidence of a generation still counts, 0..1, by the resets of all signals."""
-        if not self._resets:
+        if arm[0] not in self._by_route:
             return 1.0
         factors = self._kept.get(arm)
         if factors is None:
-            keeps = [1.0 if reset.signals else reset.keep for reset in self._resets if _concerns(reset, arm)]
+            keeps = [1.0 if reset.signals else reset.keep for reset in self._concerning(arm)]
             factors = self._kept[arm] = _products(keeps)
         return factors[generation] if generation < len(factors) else 1.0
 
     def share(self, arm: RouteArm, generation: int, signal: str) -> float:
         """How much of a generation's evidence about one signal still counts, beside ``kept``."""
-        if not self._resets:
+        if arm[0] not in self._by_route:
             return 1.0
         factors = self._shares.get((arm, signal))
         if factors is None:
             name = signal.partition("@")[0]
-            keeps = [
-                reset.keep if name in reset.signals else 1.0
-                for reset in self._resets
-                if _concerns(reset, arm)
-            ]
+            keeps = [reset.keep if name in reset.signals else 1.0 for reset in self._concerning(arm)]
             factors = self._shares[arm, signal] = _products(keeps)
         return factors[generation] if generation < len(factors) else 1.0
 
@@ -160,11 +161,15 @@ class Timeline:
         # Never before an earlier one: generations are counted in this order, and stored sums carry the count.
         earliest = self._resets[-1].at if self._resets else reset.at
         at = max(self._not_before_events(reset.at), earliest)
-        self._resets.append(replace(reset, at=at))
-        self._times.clear()
-        self._kept.clear()
-        self._shares.clear()
-        self._resets_dirty = True
+        made = replace(reset, at=at)
+        self._resets.append(made)
+        self._by_route.setdefault(made.route, []).append(made)
+        for arm in [arm for arm in self._times if arm[0] == made.route]:
+            del self._times[arm]
+        for arm in [arm for arm in self._kept if arm[0] == made.route]:
+            del self._kept[arm]
+        for key in [key for key in self._shares if key[0][0] == made.route]:
+            del self._shares[key]
 
     def forget_before(self, now: float) -> None:
         """Let go of what no readable age depends on."""
@@ -201,21 +206,27 @@ class Timeline:
         """All clocks if one changed since ``stored``."""
         return self.clocks if self._clocks_dirty else None
 
-    def changed_resets(self) -> tuple[Reset, ...] | None:
-        """All resets if there are new ones since ``stored``."""
-        return self.resets if self._resets_dirty else None
+    def new_resets(self) -> tuple[Reset, ...]:
+        """The resets since ``stored``."""
+        return tuple(self._resets[self._stored :])
 
     def stored(self) -> None:
         """Take note that everything is durable."""
-        self._clocks_dirty = self._resets_dirty = False
+        self._clocks_dirty = False
+        self._stored = len(self._resets)
 
     def _not_before_events(self, at: float) -> float:
         return max(at, min(self.latest, at + FUTURE_S))
 
+    def _concerning(self, arm: RouteArm) -> list[Reset]:
+        keys = (("", ""), arm[1:])
+        of_route = self._by_route.get(arm[0], ())
+        return [reset for reset in of_route if (reset.model_key, reset.variant_key) in keys]
+
     def _times_of(self, arm: RouteArm) -> tuple[float, ...]:
         times = self._times.get(arm)
         if times is None:
-            times = self._times[arm] = tuple(reset.at for reset in self._resets if _concerns(reset, arm))
+            times = self._times[arm] = tuple([reset.at for reset in self._concerning(arm)])
         return times
 
 
@@ -226,7 +237,3 @@ def _products(keeps: Sequence[float]) -> tuple[float, ...]:
         left = products[-1] * keep
         products.append(left if left >= LEAST_KEPT else 0.0)
     return tuple(reversed(products))
-
-
-def _concerns(reset: Reset, arm: RouteArm) -> bool:
-    return reset.route == arm[0] and (reset.model_key, reset.variant_key) in (("", ""), arm[1:])

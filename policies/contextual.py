@@ -11,13 +11,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import isfinite
+from math import exp, inf, isfinite, log, sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.quadrature import POINTS, Floats, best_shares
+from policies.quadrature import POINTS, Floats, best_of, best_shares
 from policies.types import FloatArray
 
 _LARGEST_EXPONENT = 60.0
@@ -102,7 +102,7 @@ class Index:
         if not competing.any():
             competing = allowed
         given = np.where(allowed, self.given, 0.0).astype(np.float64)
-        rest = 1.0 - float(given.sum())
+        rest = max(0.0, 1.0 - float(given.sum()))
         shares = np.broadcast_to(given, mean.shape).copy()
         shares[..., competing] += rest * best_shares(
             mean[..., competing], deviation[..., competing], points=points
@@ -120,10 +120,11 @@ class _Kind:
         competing = self.allowed & index.drawn.astype(np.bool_)
         if not competing.any():
             competing = self.allowed
-        self.competing = np.flatnonzero(competing)
+        self.competing: list[int] = np.flatnonzero(competing).tolist()
         self.whole = bool(competing.all())
-        self.given = np.where(self.allowed, index.given, 0.0).astype(np.float64)
-        self.rest = 1.0 - float(self.given.sum())
+        self.given: list[float] = np.where(self.allowed, index.given, 0.0).astype(np.float64).tolist()
+        # Shares that make up everything may do so by a rounding error more.
+        self.rest = max(0.0, 1.0 - sum(self.given))
 
 
 class ContextualSelector:
@@ -133,10 +134,10 @@ class ContextualSelector:
     """
 
     __slots__ = (
-        "_charges",
         "_flat",
         "_kinds",
         "_linear",
+        "_most",
         "_noise",
         "capped",
         "full_mask",
@@ -151,11 +152,11 @@ class ContextualSelector:
         self.size = index.n_arms
         self.full_mask = (1 << self.size) - 1
         self.capped = isfinite(index.max_request_usd)
-        self._charges = len(index.charges)
+        self._most = log(index.max_request_usd) if self.capped else inf
         # One product for all that is linear in x.
         self._linear = np.concatenate([index.value[None], index.charges]).reshape(-1, index.size)
         self._flat = np.ascontiguousarray(index.spread).reshape(-1, index.size)
-        self._noise = index.noise + _LEAST_VARIANCE
+        self._noise: list[float] = (index.noise + _LEAST_VARIANCE).tolist()
         self._kinds: dict[int, _Kind] = {}
 
     @property
@@ -167,8 +168,10 @@ class ContextualSelector:
         """The bits of ``eligible`` that ``Index.affordable`` leaves."""
         if not self.capped:
             return eligible
-        kept = self.index.affordable(x, self._kind(eligible).allowed)
-        return sum(1 << arm for arm in np.flatnonzero(kept).tolist())
+        costs: list[float] = (self.index.cost @ x).tolist()
+        asked = [arm for arm in range(self.size) if eligible >> arm & 1]
+        limit = max(self._most, min((costs[arm] for arm in asked), default=0.0))
+        return sum(1 << arm for arm in asked if costs[arm] <= limit)
 
     def choose(self, u: float, eligible: int, x: Floats) -> tuple[int, Sequence[float]]:
         """The arm for the uniform draw ``u`` in [0, 1), and the probability of every arm (0 for ineligible ones).
@@ -182,22 +185,27 @@ class ContextualSelector:
         if self.capped:
             eligible = self.affordable(x, eligible)
         kind = self._kind(eligible)
-        mean = self._linear @ x
-        if self._charges:
-            mean = mean.reshape(-1, self.size)
-            charges = np.exp(np.minimum(mean[1:], _LARGEST_EXPONENT))
-            mean = mean[0] - (charges[0] if self._charges == 1 else charges.sum(axis=0))
-        variance = (self._flat @ x).reshape(self.size, -1) @ x
-        deviation = np.sqrt(np.maximum(variance, 0.0) + self._noise)
+        linear: list[float] = (self._linear @ x).tolist()
+        means, size = linear[: self.size], self.size
+        for start in range(size, len(linear), size):
+            charges = linear[start : start + size]
+            means = [
+                mean - exp(min(charge, _LARGEST_EXPONENT))
+                for mean, charge in zip(means, charges, strict=True)
+            ]
+        variances: list[float] = ((self._flat @ x).reshape(size, -1) @ x).tolist()
+        deviations = [
+            sqrt(max(variance, 0.0) + noise) for variance, noise in zip(variances, self._noise, strict=True)
+        ]
+        rest, vector = kind.rest, kind.given
         if kind.whole:
-            shares = best_shares(mean, deviation)
-            shares *= kind.rest
-            shares += kind.given
+            found = best_of(means, deviations)
+            vector = [share + rest * won for share, won in zip(vector, found, strict=True)]
         else:
-            shares = kind.given.copy()
-            chosen = kind.competing
-            shares[chosen] += kind.rest * best_shares(mean[chosen], deviation[chosen])
-        vector: list[float] = shares.tolist()
+            chosen, vector = kind.competing, vector.copy()
+            found = best_of([means[arm] for arm in chosen], [deviations[arm] for arm in chosen])
+            for arm, won in zip(chosen, found, strict=True):
+                vector[arm] += rest * won
         sums = list(accumulate(vector))
         arm = bisect_right(sums, u * sums[-1])
         if arm >= self.size or not vector[arm]:  # rounding may carry u * total up to total itself

@@ -6,9 +6,10 @@ observations of a coin; here it grows with the noise so that ``RUN_LENGTH`` obse
 the given threshold is only its least value. For signals whose neighbours resemble each other (latencies) the noise is
 that of means of whole blocks. An observation is compared with the reference before it counts in it: such residuals are
 uncorrelated, so a young reference raises no alarms either. What is known to vary with the request (a covariate, and by
-a fit its features) is taken out first: a change of the mix of requests is no change of the arm. Of a fit only its slopes
-are used, times how far a request lies from the mean one of the reference: a slope that is still being learned then
-moves the level of what is watched by nothing.
+a fit its features) is taken out first: a change of the mix of requests is no change of the arm. Of a fit only its
+slopes are used, times how far a request lies from the mean one of the reference: a slope that is still being learned
+then moves the level of what is watched by nothing. It is often learned from the very requests that raise the
+suspicion, so before an alarm the sum is made anew with what is known by then.
 
 Source: Page (1954), Hinkley (1971); run length by Siegmund's approximation for Brownian motion with drift.
 """
@@ -112,11 +113,14 @@ class _Blocks:
 class _Sum:
     """One side: what observations lie beyond the tolerance, added up and never below zero."""
 
-    __slots__ = ("count", "level", "mean", "total", "value")
+    __slots__ = ("aside", "count", "explained", "level", "mean", "total", "value")
 
     def __init__(self) -> None:
         self.value = self.total = 0.0
         self.count = 0
+        # How far its requests lie from the mean one, added up, and what slopes made of that.
+        self.aside: FloatArray | None = None
+        self.explained = 0.0
         # The reference when the suspicion began: later ones contain what is suspected.
         self.mean = self.level = 0.0
 
@@ -124,8 +128,9 @@ class _Sum:
         """``above`` is what counts of ``gap``, with the sign of this side; ``gap`` is from the reference ``mean``."""
         value = self.value + above - tolerance
         if value <= 0.0:
-            self.value = self.total = 0.0
+            self.value = self.total = self.explained = 0.0
             self.count = 0
+            self.aside = None
             return 0.0
         if not self.count:
             self.mean, self.level = mean, level
@@ -134,12 +139,39 @@ class _Sum:
         self.count += 1
         return value
 
+    def look(self, aside: FloatArray, explained: float) -> None:
+        """Take note of the request of the last observation, if it counts."""
+        if self.count:
+            self.aside = aside if self.aside is None else self.aside + aside
+            self.explained += explained
+
+    def explain(self, slope: FloatArray, sign: float) -> None:
+        """Take out what ``slope`` makes of the requests, in place of what slopes made of them one by one."""
+        if self.aside is None:
+            return
+        now = float(slope @ self.aside)
+        self.value = max(self.value - sign * (now - self.explained), 0.0)
+        self.total -= now - self.explained
+        self.explained = now
+
 
 class PageHinkley:
     """One signal of one arm; ``observe`` says when its mean has changed and then begins anew."""
 
     __slots__ = (
-        *("_above", "_below", "_blocks", "_given", "_given2", "_joint", "_level", "_mean", "_n", "_scatter", "_x"),
+        *(
+            "_above",
+            "_below",
+            "_blocks",
+            "_given",
+            "_given2",
+            "_joint",
+            "_level",
+            "_mean",
+            "_n",
+            "_scatter",
+            "_x",
+        ),
         *("evidence", "rules", "run"),
     )
 
@@ -222,29 +254,32 @@ class PageHinkley:
         """
         if not (isfinite(value) and isfinite(given)):
             raise ValueError(f"observations must be finite numbers, got {value}, {given}")
-        rest = value
+        rest, off = value, None
         if x is not None:
             if self._x is None:
                 # Whoever came without features was like the first who has them.
                 self._x = x.astype(np.float64)
             if x.shape != self._x.shape:
                 raise ValueError(f"{x.shape} are other features than {self._x.shape}")
+            off = x - self._x
             if slope is not None:
-                rest = value - float(slope @ (x - self._x))
+                rest = value - float(slope @ off)
         aside = given - self._given
         own = self._joint / self._given2 if self._given2 > _LEAST_SPREAD else 0.0
         gap = rest - self._level - own * aside
         if not isfinite(gap):
             raise ValueError(f"features and slopes must be finite numbers, got {x} and {slope}")
         if self._n >= LEAST_REFERENCE:
-            change = self._compare(gap)
+            change = self._compare(gap, off, value - rest, slope)
             if change is not None:
                 self._begin()
                 return change
         self._learn(rest, gap, aside, value, x)
         return None
 
-    def _compare(self, gap: float) -> Change | None:
+    def _compare(
+        self, gap: float, off: FloatArray | None, explained: float, slope: FloatArray | None
+    ) -> Change | None:
         rules, counted = self.rules, gap
         if rules.outlier < inf:
             deviation = sqrt(self._scatter / (min(self._n, _MEMORY) - 1))
@@ -258,8 +293,18 @@ class PageHinkley:
         self.evidence = evidence = max(high, low)
         self.run = max(above.count, below.count)
         # The noise is asked for only where it can matter: nearly all observations end here.
-        if evidence <= rules.threshold or evidence <= self.limit:
+        if off is not None:
+            above.look(off, explained)
+            below.look(off, explained)
+        if evidence <= rules.threshold or evidence <= (least := self.limit):
             return None
+        if slope is not None:
+            above.explain(slope, 1.0)
+            below.explain(slope, -1.0)
+            high, low = above.value, below.value
+            self.evidence = evidence = max(high, low)
+            if evidence <= least:
+                return None
         found = above if high >= low else below
         after = found.level + found.total / found.count
         return Change(found.level, after, evidence, found.count, self._n + 1 - found.count)
@@ -285,7 +330,7 @@ class PageHinkley:
             blocks.add(gap)
 
     def save(self) -> list[float]:
-        """Everything, flat, for ``load``."""
+        """Everything, flat, for ``load``, but for the requests of a suspicion: they can't be explained later."""
         return [
             *(self._n, self._mean, self._scatter, self._level, self._given, self._given2, self._joint),
             *(

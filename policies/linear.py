@@ -21,8 +21,11 @@ from policies.types import FloatArray
 
 # Prior variance of a slope per standard deviation of its feature, relative to the scatter of one observation.
 _RELATIVE = np.geomspace(1e-5, 10.0, 13)
-# A feature that moves less than this among the observations, or in proportion to its mean, says nothing: it is rounding.
+# A feature that moves less than this among the observations, or in proportion to its mean, says nothing.
 _LEAST_DEVIATION, _LEAST_RELATIVE = 1e-4, 1e-6
+# Features are about 1. One that moved less than this so far has no steeper slope for it: what follows when it does move
+# would be an extrapolation by tens of deviations.
+_USUAL_DEVIATION = 0.1
 # The scatter of one observation is estimated from the data and so many imagined ones of the expected scatter.
 _IMAGINED = 4.0
 # Steps of EM towards each feature's relevance.
@@ -134,12 +137,12 @@ def _centre(sums: LinearSums | None, max_memory: float) -> _Centred | None:
 
 
 def _units(seen: Sequence[_Centred]) -> FloatArray:
-    """1 / standard deviation of every feature among the observations, 0 for one that hardly moves."""
+    """What features are multiplied by: 1 / their standard deviation among the observations, 0 for mere rounding."""
     total = sum(one.weight for one in seen)
     deviation = np.sqrt(np.maximum(sum(np.diag(one.gram) for one in seen) / total, 0.0))
     largest = np.max([np.abs(one.mean) for one in seen], axis=0)
     least = np.maximum(_LEAST_DEVIATION, _LEAST_RELATIVE * largest)
-    return np.where(deviation > least, 1.0 / np.maximum(deviation, least), 0.0)
+    return np.where(deviation > least, 1.0 / np.maximum(deviation, _USUAL_DEVIATION), 0.0)
 
 
 def _common_slope(seen: Sequence[_Centred], unit: FloatArray, noise: float) -> FloatArray:
@@ -163,16 +166,18 @@ def _relevance(seen: Sequence[_Centred], common: FloatArray, unit: FloatArray, n
     trust = _trust([_Rotated(one, common, unit, noise) for one in seen])
     start = float(trust[1:] @ _RELATIVE) + _RELATIVE[0]
     variance = np.full(unit.size, start)
+    # All arms at once: this is most of what a fit costs.
+    grams = np.stack([unit[:, None] * one.gram * unit for one in rest])
+    moments = np.stack([unit * one.moment for one in rest])
     for _ in range(_ROUNDS):
-        total = np.full(unit.size, start)
-        root = np.sqrt(variance) * unit
-        for one in rest:
-            inner = np.linalg.inv(np.eye(unit.size) + root[:, None] * one.gram * root)
-            covariance = np.sqrt(variance)[:, None] * inner * np.sqrt(variance)
-            slope = covariance @ (unit * one.moment)
-            left = one.left(float((unit * one.moment) @ slope))
-            total += slope * slope / left + np.diag(covariance)
-        variance = total / (len(rest) + 1.0)
+        root = np.sqrt(variance)
+        covariance = np.linalg.inv(np.eye(unit.size) + root[:, None] * grams * root)
+        covariance *= root[:, None] * root
+        slopes = (covariance @ moments[..., None])[..., 0]
+        explained = (moments * slopes).sum(axis=1)
+        left = np.array([one.left(float(part)) for one, part in zip(rest, explained, strict=True)])
+        total = (slopes * slopes / left[:, None] + np.diagonal(covariance, axis1=1, axis2=2)).sum(axis=0)
+        variance = (start + total) / (len(rest) + 1.0)
     moving = unit > 0.0
     if not moving.any():
         return np.ones(unit.size)

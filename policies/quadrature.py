@@ -8,6 +8,7 @@ these very numbers.
 """
 
 from functools import lru_cache
+from math import erfc, sqrt
 from statistics import NormalDist
 from typing import Any, TypeAlias
 
@@ -26,6 +27,8 @@ _WIDER, _ABOVE = 1.5, 0.3
 _GOLDEN = 0.6180339887498949
 # Arms this many of the largest deviations below the best never win; deviations that differ more are no wider apart.
 _HOPELESS = 20.0
+# With so many variances between the means of two arms, the worse is the better one less than once in a million times.
+_NEVER = 4.76**2
 _NARROWEST = 1e-7
 # Abramowitz and Stegun 7.1.26, error below 1.5e-7: numpy has no error function.
 _ERF = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
@@ -55,7 +58,7 @@ def best_shares(mean: Floats, deviation: Floats, *, points: int = POINTS) -> Flo
     if arms == 1:
         return np.ones(mean.shape)
     if mean.ndim == 1:
-        return _best(mean, deviation, points)
+        return np.array(best_of(mean.tolist(), deviation.tolist(), points=points))
     flat_mean, flat_deviation = mean.reshape(-1, arms), deviation.reshape(-1, arms)
     shares = np.empty(flat_mean.shape)
     for start in range(0, len(shares), _ROWS_AT_ONCE):
@@ -64,40 +67,70 @@ def best_shares(mean: Floats, deviation: Floats, *, points: int = POINTS) -> Flo
     return shares.reshape(mean.shape)
 
 
-def _best(mean: Floats, deviation: Floats, points: int) -> FloatArray:
-    """``best_shares`` of one row of at least two arms. Every operation counts: workers call this for every request."""
-    arms = mean.shape[0]
-    widest = float(deviation.max())
-    deviation = np.maximum(deviation, widest * _NARROWEST)
-    mean = np.maximum(mean - float(mean.max()), widest * -_HOPELESS)
-    grid = _quantiles(arms, points) * deviation[:, None]
-    grid += mean[:, None]
+def best_of(means: list[float], deviations: list[float], *, points: int = POINTS) -> list[float]:
+    """``best_shares`` of one row. Every operation counts: workers call this for every request.
+
+    So numbers of which there is one an arm are Python's, and arms that never win are left out first: what they would
+    have is below the error. What is left of one or two arms has a closed form.
+    """
+    top, least = max(means), max(deviations) * _NARROWEST
+    best = means.index(top)
+    widths = deviations
+    if min(widths) < least:
+        widths = [max(width, least) for width in widths]
+    alone = widths[best] ** 2
+    rivals = [
+        arm
+        for arm, (mean, width) in enumerate(zip(means, widths, strict=True))
+        if (top - mean) ** 2 < _NEVER * (alone + width * width) and arm != best
+    ]
+    if len(rivals) > 1 and len(rivals) + 1 == len(means):
+        return _best(means, widths, points)
+    shares = [0.0] * len(means)
+    if not rivals:
+        shares[best] = 1.0
+    elif len(rivals) == 1:
+        rival = rivals[0]
+        gap = (top - means[rival]) / sqrt(2.0 * (alone + widths[rival] ** 2))
+        shares[rival] = 0.5 * erfc(gap)
+        shares[best] = 1.0 - shares[rival]
+    else:
+        rivals.append(best)
+        found = _best([means[arm] for arm in rivals], [widths[arm] for arm in rivals], points)
+        for arm, share in zip(rivals, found, strict=True):
+            shares[arm] = share
+    return shares
+
+
+def _best(means: list[float], deviations: list[float], points: int) -> list[float]:
+    """The quadrature for arms that all compete."""
     # What of an arm lies below a point is looked up at (point - mean) / deviation, in steps of the table.
-    scales = np.empty((arms, 2))
-    np.divide(_STEPS, deviation, out=scales[:, 0])
-    np.multiply(scales[:, 0], -mean, out=scales[:, 1])
+    scales = [_STEPS / deviation for deviation in deviations]
+    offsets = [_REACH * _STEPS - mean * scale for mean, scale in zip(means, scales, strict=True)]
+    arms = np.array(means + deviations + scales + offsets).reshape(4, -1, 1)
+    grid = _quantiles(len(means), points) * arms[1]
+    grid += arms[0]
     sorted_points = np.ones((2, grid.size))
     sorted_points[0] = grid.ravel()
     sorted_points[0].sort()
-    place = scales @ sorted_points
-    place += _REACH * _STEPS
+    place = arms[2:, :, 0].T @ sorted_points
     below = _table().take(place.astype(np.intp), mode="clip")
     every = np.multiply.reduce(below, axis=0)
     # Twice the integral is the sum of (F' - F)(G' + G) with G = every / F; multiplied out, most of it telescopes.
     growth = below[:, 1:] / below[:, :-1]
-    shares = growth @ every[:-1]
-    np.reciprocal(growth, out=growth)
-    shares -= growth @ every[1:]
-    shares += 2.0 + float(every[-1]) - float(every[0])
-    shares -= 2.0 * below[:, -1]
-    np.maximum(shares, 0.0, out=shares)
-    total = float(shares.sum())
-    found: FloatArray = shares.astype(np.float64) / total
-    return found
+    more = (growth @ every[:-1]).tolist()
+    less = (np.reciprocal(growth, out=growth) @ every[1:]).tolist()
+    rest = 2.0 + float(every[-1]) - float(every[0])
+    beyond = below[:, -1].tolist()
+    shares = [
+        max(one - other + rest - 2.0 * last, 0.0) for one, other, last in zip(more, less, beyond, strict=True)
+    ]
+    total = sum(shares)
+    return [share / total for share in shares]
 
 
 def _best_rows(mean: Floats, deviation: Floats, points: int) -> FloatArray:
-    """``_best`` of several rows at once."""
+    """The same for several rows at once, in which every arm is taken to compete."""
     widest = deviation.max(axis=-1, keepdims=True)
     deviation = np.maximum(deviation, widest * _NARROWEST)[..., None]
     mean = np.maximum(mean - mean.max(axis=-1, keepdims=True), widest * -_HOPELESS)[..., None]

@@ -28,7 +28,8 @@ _LEAST, _MOST = 1e-4, 1e3
 # Beside others, cost never weighs more than this; those that go before it may weigh what it takes to win over it by a
 # difference of so little quality or probability.
 _MOST_BESIDE, _LEAST_DIFFERENCE = 30.0, 0.01
-_HALVINGS, _QUICK_HALVINGS = 24, 10
+# Bisection ends early when a constraint is kept with no more than this to spare, relative to its aim.
+_HALVINGS, _QUICK_HALVINGS, _CLOSE = 24, 16, 0.003
 _SWEEPS = 3
 # Draws are narrower than the posterior, which theory wants as it is and practice does not (Chapelle-Li 2011): half the
 # width loses less while learning, a third of it locks in (docs/learning.md).
@@ -179,8 +180,11 @@ class _Search:
         ]
         found = Multipliers()
         for _ in range(_SWEEPS if len(asked) > 1 else 1):
+            before = found
             for name in asked:
                 found = self._solve_one(name, found, aims, beside=len(asked) > 1)
+            if found == before:
+                break
         return found
 
     def _solve_one(self, name: str, others: Multipliers, aims: Aims, *, beside: bool) -> Multipliers:
@@ -192,16 +196,27 @@ class _Search:
         def trial(logarithm: float) -> Multipliers:
             return replace(others, **{name: unit * float(np.exp(logarithm))})
 
-        none = replace(others, **{name: 0.0})
-        if self._keeps(name, none, aims):
-            return none
         low, high = float(np.log(_LEAST)), float(np.log(most))
+        current = getattr(others, name)
+        if current > 0.0:
+            # A look or two tell whether what an earlier sweep found is still the least that keeps the constraint.
+            step = (high - low) * 0.5**self._halvings
+            less = replace(others, **{name: current * float(np.exp(-step))})
+            excess = self._excess(name, others, aims)
+            if excess <= 0.0 and (excess >= -_CLOSE or self._excess(name, less, aims) > 0.0):
+                return others
+        none = replace(others, **{name: 0.0})
+        if self._excess(name, none, aims) <= 0.0:
+            return none
         for _ in range(self._halvings):
             middle = (low + high) / 2.0
-            if self._keeps(name, trial(middle), aims):
-                high = middle
-            else:
+            excess = self._excess(name, trial(middle), aims)
+            if excess > 0.0:
                 low = middle
+                continue
+            high = middle
+            if excess >= -_CLOSE:
+                break
         # On a steep step the middle may lie on either side; this is the one that keeps the constraint.
         return trial(high)
 
@@ -211,10 +226,12 @@ class _Search:
         late = others.late * float(np.ptp(self._beliefs.late))
         return {COST: 0.0, LATE: cost, QUALITY: cost + late}[name]
 
-    def _keeps(self, name: str, multipliers: Multipliers, aims: Aims) -> bool:
+    def _excess(self, name: str, multipliers: Multipliers, aims: Aims) -> float:
+        """By how much a constraint is missed, relative to its aim; at most 0 when it is kept."""
         expected = self.expect(multipliers)
-        if name == COST:
-            return aims.cost_usd is None or expected.cost_usd <= aims.cost_usd
-        if name == LATE:
-            return aims.late is None or expected.late <= aims.late
-        return aims.quality is None or expected.quality >= aims.quality
+        found, aim, sign = {
+            COST: (expected.cost_usd, aims.cost_usd, 1.0),
+            LATE: (expected.late, aims.late, 1.0),
+            QUALITY: (expected.quality, aims.quality, -1.0),
+        }[name]
+        return 0.0 if aim is None else sign * (found - aim) / max(abs(aim), 1e-12)

@@ -149,6 +149,7 @@ class CompiledRoute:
     ``fallback`` are the arms to go to instead of the side's own when the decided one fails. Rollout and bandit keys
     are the same in all workers of all nodes; the unit key is this node's secret. ``watch`` counts for the guards of the
     rollout; None without one. ``reads`` turns requests into vectors, on routes whose decisions look at them.
+    ``sampling`` says which requests leave their content to a judge; None for none.
     """
 
     name: str
@@ -167,16 +168,12 @@ class CompiledRoute:
     resilience: Resilience = field(default_factory=Resilience)
     watch: Watch | None = field(default=None, compare=False, repr=False)
     reads: Reads | None = field(default=None, compare=False, repr=False)
+    sampling: Sampling | None = None
 
     @property
     def quota(self) -> Quota | None:
         """Limits of the route as a whole."""
         return self.source.quota if self.source is not None else None
-
-    @property
-    def sampling(self) -> Sampling | None:
-        """Which of its requests leave their content to a judge; None for none."""
-        return self.source.sampling if self.source is not None else None
 
     @property
     def sides(self) -> tuple[CompiledSide, ...]:

@@ -241,6 +241,7 @@ class Compiler:
             resilience=route.resilience,
             watch=self._watches.watch(route),
             reads=self._selectors.reader(route.features) if self._selectors is not None else None,
+            sampling=route.sampling,
         )
 
     def _plain(self, model: Model, handle: UpstreamHandle) -> CompiledRoute:

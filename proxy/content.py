@@ -29,6 +29,10 @@ SEGMENT_S: Final = 1.0
 SEGMENT_BYTES: Final = 1024 * 1024
 MOST_BYTES: Final = 64 * 1024 * 1024
 """Of all segments together; beyond it nothing more is sampled."""
+MOST_SEGMENTS: Final = 1024
+"""However small: they are looked at between requests."""
+LOOKED_S: Final = 10.0
+"""For so long what a worker has seen of the others' segments counts as what there is."""
 MAX_AGE_S: Final = 24 * 3600.0
 """What no judge has seen by then is deleted unseen."""
 
@@ -81,6 +85,8 @@ class ContentWriter:
         self._number = 0
         self._began = 0.0
         self._size = 0
+        self._looked_at = float("-inf")
+        self._room = 0
         self._paused_until = float("-inf")
         self._pause_s = _FIRST_PAUSE_S
 
@@ -99,6 +105,7 @@ class ContentWriter:
             _log.warning("a sample for the judge could not be written: %s", error)
             return self._lose("failed")
         self._size += written
+        self._room -= written
         if written < len(line) or self._size >= SEGMENT_BYTES:
             self.close()
         took = self._clock() - now
@@ -144,10 +151,11 @@ class ContentWriter:
     def _open(self, now: float) -> bool:
         self._directory.mkdir(mode=0o700, exist_ok=True)
         facts = os.statvfs(self._directory)
-        if (
-            facts.f_bavail * facts.f_frsize < _RESERVE_BYTES
-            or stored_bytes(self._directory) >= self._most_bytes
-        ):
+        if now - self._looked_at >= LOOKED_S:
+            self._looked_at = now
+            few = len(_entries(self._directory)) < MOST_SEGMENTS
+            self._room = self._most_bytes - stored_bytes(self._directory) if few else 0
+        if facts.f_bavail * facts.f_frsize < _RESERVE_BYTES or self._room <= 0:
             return False
         self._number += 1
         self._path = self._directory / f"{self._source}-{self._number:08d}{_OPEN}"

@@ -20,9 +20,9 @@ def alternatives(
 ) -> list[CompiledArm]:
     """Arms to go to instead of ``failed``: the route's fallbacks in their order, else the side's by probability.
 
-    Those whose breaker is open come only if there is no other. Without fallbacks of its own a route prefers
-    other upstreams than the failed one. A candidate that fails can turn to control last: it must not cost its callers
-    anything, and its guards count the failure all the same.
+    Those whose breaker is open come only if there is no other, and those beyond the request's cap on cost come last.
+    Without fallbacks of its own a route prefers other upstreams than the failed one. A candidate that fails can turn
+    to control last: it must not cost its callers anything, and its guards count the failure all the same.
     """
     route = decision.route
     if route.plain or decision.reason == "pinned":
@@ -34,7 +34,16 @@ def alternatives(
     if decision.side is route.candidate:
         known = {*tried, *(arm.id for arm in arms)}
         arms += _by_preference(route.control, decision, envelope, known, failed)
-    return [arm for arm in arms if not arm.breaker.down] or arms
+    return _within_cap([arm for arm in arms if not arm.breaker.down] or arms, decision)
+
+
+def _within_cap(arms: list[CompiledArm], decision: Decision) -> list[CompiledArm]:
+    """``arms`` with those last that are predicted to cost more than the request may."""
+    sight = decision.sight
+    if sight is None or not sight.dear:
+        return arms
+    dear = {arm_id for place, arm_id in enumerate(decision.side.ids) if sight.dear >> place & 1}
+    return sorted(arms, key=lambda arm: arm.id in dear)
 
 
 def with_larger_context(arms: list[CompiledArm], failed: CompiledArm) -> list[CompiledArm]:

@@ -9,7 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TYPE_CHECKING, Final, TypeAlias, Union
 
 from optimizer.routing import Features, Route, RoutingTable, Selector, Side
 from proxy.envelope import Envelope
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Blob: TypeAlias = Union["Index", "NDArray[np.float32]", None]
 Reads: TypeAlias = Callable[[Envelope, Mapping[bytes, bytes]], "Context"]
+
+REFUSALS: Final = ("missing", "too_large", "checksum", "format", "invalid", "features", "size")
+"""Why a file was not used: those of ``selector_file``, and features or arms that are not its route's."""
 
 _PROJECTION = "prj-"
 _log = logging.getLogger("llm_optimizer.selectors")

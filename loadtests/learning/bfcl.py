@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from loadtests.learning.routes import COST, FLOOR, route
+from loadtests.learning.routes import COST, route
 from loadtests.learning.team import Team
 from loadtests.learning.worlds import BEST, BROKEN, Recorded, bfcl
 from optimizer.routing import ClientFeature
-from optimizer.settings import Constraints, ContextSettings, RouteSettings
+from optimizer.settings import STEERED_FLOOR, Constraints, ContextSettings, RouteSettings
 from optimizer.simulating.experiment import mean_and_deviation
 from optimizer.simulating.frontier import Hindsight, hindsight
 from optimizer.simulating.playing import Course, play
@@ -74,7 +74,7 @@ def one(task: Task) -> Played:
     )
 
 
-def pulls_until_starved(course: Course, arm: int, floor: float = FLOOR) -> int | None:
+def pulls_until_starved(course: Course, arm: int, floor: float = STEERED_FLOOR) -> int | None:
     """How often an arm was pulled before its mean share of ``STARVED`` decisions fell to its floor; None if never."""
     share: FloatArray = course.vector[:, arm]
     if len(share) < STARVED:

@@ -19,7 +19,6 @@ import numpy as np
 import uvloop
 
 from loadtests.learning.pareto import PASSES, budgeted, one, spread
-from loadtests.learning.routes import FLOOR
 from loadtests.learning.team import Team
 from loadtests.learning.worlds import PARETOBANDIT, halves, paretobandit
 from loadtests.mock_upstream import MockUpstream, Pacer
@@ -96,7 +95,7 @@ def configuration(recording: Recording, port: int, courses: Sequence[Course]) ->
             course.route: {
                 "baseline": recording.models[-1],
                 "arms": list(recording.models),
-                "policy": {"type": "thompson", "floor": FLOOR},
+                "policy": "thompson",
                 "objectives": [{"name": "quality"}],
                 "constraints": {"cost_per_request_usd": course.budget},
                 "context": True,

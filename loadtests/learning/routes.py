@@ -14,7 +14,6 @@ from optimizer.settings import (
 
 QUALITY = (Objective("quality", 1.0, maximize=True),)
 COST = (Objective("cost", 1.0, maximize=False),)
-FLOOR = 0.001
 
 
 def route(
@@ -32,7 +31,7 @@ def route(
         arms=tuple(Arm(arm, arm, "default", f"model:{arm}", "variant:default") for arm in arms),
         baseline=baseline,
         objectives=objectives,
-        policy=policy or PolicySettings(floor=FLOOR),
+        policy=policy or PolicySettings(),
         context=context,
         constraints=constraints or Constraints(),
         drift=DriftSettings(),

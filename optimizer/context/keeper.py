@@ -1,8 +1,9 @@
 """Collects logged sketches and says when a route's words should be condensed anew.
 
 One bounded sample of sketches per route where words count, renewed at random, so that it reaches back a few times its
-size. It is a sample: a crash may cost it a minute of sketches, never a fitted projection. Fitting is the caller's, in a
-thread: ``due`` -> ``sketches`` -> ``projection.refit`` -> write the file -> ``adopt``.
+size. It is a sample: only a part of it is saved, and a crash may cost it a minute of sketches, never a fitted
+projection. Fitting is the caller's, in a thread: ``due`` -> ``sketches`` -> ``projection.refit`` -> write the file ->
+``adopt``.
 """
 
 import random
@@ -26,6 +27,8 @@ TURNOVERS: Final = 4
 # Every new projection is a new version of the features, to be learned again from the log.
 LEAST_AGE_S: Final = 6 * 3600.0
 _SAVE_S: Final = 60.0
+# So many sketches are saved of all routes together: they are written in one piece, on the loop.
+MOST_SAVED: Final = 20_000
 
 
 @dataclass(slots=True)
@@ -104,7 +107,9 @@ class ProjectionKeeper:
         if sample.projection is not None and sample.fitted_size != sample.size:
             return True
         aged = sample.fitted_at is None or sample.newest - sample.fitted_at >= LEAST_AGE_S
-        return aged and sample.fresh >= TURNOVERS * self._capacity
+        # After a restart the sample is smaller than what was counted.
+        is_full = len(sample.sketches) >= self._capacity
+        return aged and is_full and sample.fresh >= TURNOVERS * self._capacity
 
     def size(self, route: str) -> int:
         """How many lexical features a projection of ``route`` should make; 0 where words do not count."""
@@ -156,7 +161,8 @@ class ProjectionKeeper:
         if self._saved is None or self._newest - self._saved_at >= _SAVE_S:
             self._saved_at = self._newest
             state = dict(self._restored)
-            state.update((name, _facts(sample)) for name, sample in self._samples.items())
+            most = min(MOST_SAVED // max(len(self._samples), 1), FIRST_FIT)
+            state.update((name, _facts(sample, most)) for name, sample in self._samples.items())
             self._saved = orjson.dumps(state)
         return self._saved
 
@@ -176,12 +182,14 @@ class ProjectionKeeper:
         self._saved = None
 
 
-def _facts(sample: _Sample) -> dict[str, Any]:
+def _facts(sample: _Sample, most: int) -> dict[str, Any]:
     used = sample.projection
+    # Which ones were replaced was random, so any are as good as others.
+    saved = sample.sketches[:most]
     return {
         # One text and their sizes: thousands of small texts take ten times as long.
-        "sketches": b2a_base64(b"".join(sample.sketches), newline=False).decode(),
-        "sizes": [len(raw) for raw in sample.sketches],
+        "sketches": b2a_base64(b"".join(saved), newline=False).decode(),
+        "sizes": [len(raw) for raw in saved],
         "fresh": sample.fresh,
         "projection": None if used is None else [used.name, used.size],
         "fitted_at": sample.fitted_at,

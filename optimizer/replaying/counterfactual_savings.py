@@ -13,7 +13,7 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.replaying.replay import usable
+from optimizer.replaying.replay import UNSUPPORTED, drawable, usable
 from optimizer.replaying.rows import COST, QUALITY, Decisions
 from optimizer.replaying.targets import Shares
 from policies.offpolicy import (
@@ -97,6 +97,12 @@ def savings(decisions: Decisions, baseline: str) -> SavingsReport:
     if not able.all():
         count = int((~able).sum())
         rows = rows.part(able, [f"{count:,} requests that {baseline!r} could not have served are left out."])
+    drawn = drawable(rows, target.vectors(rows))
+    if UNSUPPORTED >= float((~drawn).mean() if len(rows) else 0.0) > 0.0:
+        # Mostly those that a cap kept from a dear baseline; they are unlike the others, so nothing tells their cost.
+        rows = rows.part(
+            drawn, [f"{int((~drawn).sum()):,} requests could not draw {baseline!r} and are left out."]
+        )
     paid = rows.outcomes[COST]
     if not len(rows) or not np.isfinite(paid).any():
         nothing = Saved(0, 0.0, 0.0, 0.0, 0.0)
@@ -111,7 +117,7 @@ def savings(decisions: Decisions, baseline: str) -> SavingsReport:
     days = {int(which) * DAY_S: _saved(scored, actual, day == which) for which in np.unique(day)}
     total = _saved(scored, actual, np.ones(len(rows), dtype=np.bool_))
     refused = doubt(total.effective)
-    if unsupported > 0.05:
+    if unsupported > UNSUPPORTED:
         refused = (
             f"{baseline!r} could not be drawn in {100 * unsupported:.0f} % of the requests; give it a floor."
         )

@@ -241,7 +241,7 @@ class Gathering:
             features=version,
             units=units[order] if len(self._unit_of) < len(self._ids) else None,
             left_out=dict(sorted(self._left_out.items())),
-            notes=tuple(self._notes(judges, rater)),
+            notes=tuple(self._notes(judges, rater, heard=bool(np.isfinite(quality[rateable]).any()))),
             changed=self._changed(at, chosen, order),
         )
 
@@ -256,8 +256,10 @@ class Gathering:
                 moments[name] = float(np.nextafter(at[other].max(), np.inf))
         return moments
 
-    def _notes(self, judges: Counter[str], rater: str) -> list[str]:
+    def _notes(self, judges: Counter[str], rater: str, *, heard: bool) -> list[str]:
         notes = []
+        if not heard:
+            notes.append(f"No rating of these requests is by {rater}.")
         others = sorted(set(judges) - {rater})
         if others:
             notes.append(f"Quality is what {rater} said; ratings of {', '.join(others)} are not mixed in.")

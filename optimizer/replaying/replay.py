@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
+from numpy.typing import NDArray
 
 from optimizer.replaying.rows import COST, LATENCY, METRICS, QUALITY, SUCCESS, Decisions
 from optimizer.replaying.targets import AsLogged, Target
@@ -18,15 +19,19 @@ from policies.offpolicy import (
     SNIPS,
     Estimate,
     Scored,
+    Vectors,
     apply,
     difference,
     effective_size,
     estimate,
 )
+from policies.types import FloatArray
 
 UNSUPPORTED = 0.05
 """Largest share of a policy that may lie on arms the log could not draw."""
 
+_MOST_LEFT_OUT = 0.1
+_PORTION = 4096
 _WEIGHT_ERRORS = 6.0
 _ROUNDING = 1e-3
 _GUESSES: Mapping[str, float] = {SUCCESS: 1.0, QUALITY: 0.5}
@@ -96,14 +101,45 @@ def usable(decisions: Decisions, target: Target) -> Decisions:
     return decisions.part(keep, notes) if notes else decisions
 
 
+def drawable(decisions: Decisions, other: Vectors) -> NDArray[np.bool_]:
+    """Rows in which the log could draw what ``other`` would play, all but ``UNSUPPORTED`` of it, shape (n,)."""
+    found = np.ones(len(decisions), dtype=np.bool_)
+    for start in range(0, len(decisions), _PORTION):
+        stop = min(start + _PORTION, len(decisions))
+        missing = np.where(decisions.logged_vectors(start, stop) > 0.0, 0.0, other(start, stop)).sum(axis=1)
+        found[start:stop] = missing <= UNSUPPORTED
+    return found
+
+
+def _supported(decisions: Decisions, other: Vectors) -> tuple[Decisions, Vectors]:
+    """Without the requests that the log can not tell about: not even a model should guess there.
+
+    They are not like the others: mostly it was a cap that kept an arm out, on the dearest requests. Where they are many
+    the whole answer is refused, so they stay.
+    """
+    keep = drawable(decisions, other)
+    if keep.all() or not keep.any() or float((~keep).mean()) > _MOST_LEFT_OUT:
+        return decisions, other
+    index = np.flatnonzero(keep)
+    note = f"{int((~keep).sum()):,} requests that could not have drawn what the policy plays are left out."
+
+    def part(start: int, stop: int) -> FloatArray:
+        first = int(index[start])
+        vectors: FloatArray = other(first, int(index[stop - 1]) + 1)[index[start:stop] - first]
+        return vectors
+
+    return decisions.part(keep, [note]), part
+
+
 def replay(
     decisions: Decisions, target: Target, *, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Replay:
     """Evaluate ``target`` on the rows that ``usable`` gave."""
+    decisions, mine = _supported(decisions, target.vectors(decisions))
     n = len(decisions)
     known = {metric: int(np.isfinite(decisions.outcomes[metric]).sum()) for metric in METRICS}
     scored: dict[str, tuple[Scored, Scored]] = {}
-    theirs, mine = AsLogged().vectors(decisions), target.vectors(decisions)
+    theirs = AsLogged().vectors(decisions)
     for done, metric in enumerate(METRICS):
         rows = decisions.logged(metric)
         if n:

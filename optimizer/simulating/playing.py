@@ -37,7 +37,7 @@ class Learning(Protocol):
         ...
 
     def rating(self, arm: int, x: FloatArray, *, at: float, value: float) -> None:
-        """How good it was, 0..1."""
+        """How good it was, 0..1; ``at`` is when it was decided, however late this comes."""
         ...
 
     def open_account(self) -> None:
@@ -139,8 +139,9 @@ def play(
         if number == afresh:
             learning.open_account()
         while waiting and waiting[0][0] <= number:
-            _, arm, of = waiting.popleft()
-            learning.rating(arm, world.x[of], at=at, value=float(values[of, arm]))
+            due, arm, of = waiting.popleft()
+            decided_at = start + (due - taken.delay) * interval_s
+            learning.rating(arm, world.x[of], at=decided_at, value=float(values[of, arm]))
         arm, vectors[number] = learning.decide(world.x[row], float(drawn[number]), int(mask[row]))
         arms[number] = arm
         _tell(world, learning, int(row), arm, at)

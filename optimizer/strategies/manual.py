@@ -96,7 +96,7 @@ class Manual:
         return figures.proposal(
             candidate,
             shares,
-            f"As asked for, with another {names}: beginning with {arms_text(figures, shares)}.",
+            f"As asked for, with other {names}: beginning with {arms_text(figures, shares)}.",
             beliefs=[utility],
         )
 

@@ -3,8 +3,10 @@
 A test compares arms of one model with different prompts. Policies that learn give an arm more traffic at times when it
 looks better, so their requests are no fair sample; of those the slice takes a request with probability ``least /
 propensity``, where ``least`` is the smallest probability among the compared arms in that very decision. Every
-compared arm then enters at the same rate, whatever the policy thinks. Whether a request enters is a hash of its id,
-so its ratings, which come later, find the same answer. Fixed shares are taken whole.
+compared arm then enters at the same rate, whatever the policy thinks, also where every request has probabilities of its
+own: a request enters with the same probability whichever arm it drew, so all arms meet the same kinds of requests; one
+that an arm could not have served at all (a cap on what a request may cost) says nothing. Whether a request enters is a
+hash of its id, so its ratings, which come later, find the same answer. Fixed shares are taken whole.
 
 Counted are drawn decisions of the control side, for the arm that was drawn, however the request ended (intention to
 treat). Compared counts have one origin: another set of prompts, an edited prompt, or other fixed shares begin anew.
@@ -267,6 +269,8 @@ class PromptTrials:
         key = _digest(split, *(part for arm in arms for part in (arm, family.prompts[arm])))
         version = int(data.get("table_version") or 0)
         trial = self._trials.get(place)
+        if trial is not None and "context" in data and _lacks(trial, arms, family):
+            return None  # This request could not have drawn one of them; others can.
         if trial is None or (trial.key != key and version > trial.since):
             trial = self._trials[place] = Trial(key, version, data["started_ms"] * 1e-3)
         return trial if trial.key == key else None
@@ -283,6 +287,11 @@ def _families(route: RouteSettings) -> dict[str, _Family]:
             family = _Family(model_key, {arm.id: arm.variant_key for arm in arms})
             found.update(dict.fromkeys(family.prompts, family))
     return found
+
+
+def _lacks(trial: Trial, arms: Sequence[str], family: _Family) -> bool:
+    """Whether ``arms`` are only some of those that the trial compares, all of which are still there."""
+    return set(arms) < trial.arms.keys() <= family.prompts.keys()
 
 
 def _is_drawn(data: Mapping[str, Any], arm: str, family: _Family) -> bool:

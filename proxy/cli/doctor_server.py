@@ -65,6 +65,7 @@ def server(target: Target, *, running: Mapping[str, Any] | None) -> Iterator[Fin
     yield from _time(health)
     yield from _waiting(client)
     yield from _constraints(client)
+    yield from _judges(client)
 
 
 def _silent(away: Away, running: Mapping[str, Any] | None) -> Iterator[Finding]:
@@ -175,3 +176,21 @@ def _constraints(client: AdminClient) -> Iterator[Finding]:
         )
     if rows and not lost:
         yield ok("constraints", f"{len(rows)} can be kept")
+
+
+def _judges(client: AdminClient) -> Iterator[Finding]:
+    """Judges that do not answer: requests go on as before, but their routes learn nothing about quality."""
+    try:
+        judges = client.get("/api/v1/judges").get("judges", [])
+    except Refused:
+        return  # said of the optimizations already
+    mute = [judge for judge in judges if not judge["answers"]]
+    for judge in mute:
+        yield warn(
+            "judges",
+            f"{judge['name']} of route {judge['route']} does not answer ({judge['problem']}); its route learns no "
+            "quality meanwhile",
+            f"look at the model {judge['model']} and its upstream, or take `judge` out of the route",
+        )
+    if judges and not mute:
+        yield ok("judges", f"{len(judges)} answer")

@@ -16,7 +16,7 @@ from optimizer.replaying.rows import Decisions
 from optimizer.replaying.targets import Learned, Shares, Target, learned
 from optimizer.settings import RouteSettings
 from proxy.config.load import load_text
-from proxy.config.problems import ConfigProblems, describe_problems
+from proxy.config.problems import ConfigProblems, describe_problems, problems_of_block
 
 _UPSTREAM = "log"
 _PRICE = {"input": 1.0, "output": 1.0}
@@ -98,7 +98,8 @@ def compile_route(doc: Mapping[str, Any], decisions: Decisions) -> RouteSettings
     try:
         loaded = load_text(yaml.safe_dump(file), {})
     except ConfigProblems as refused:
-        raise ReplayRefused(describe_problems(refused.problems, origin="the policy")) from refused
+        own = problems_of_block(refused.problems, "routes", decisions.route)
+        raise ReplayRefused(describe_problems(own, origin="the policy")) from refused
     route = loaded.settings.route(decisions.route)
     assert route is not None
     return replace(route, judge=None)

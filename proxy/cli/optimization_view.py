@@ -79,7 +79,7 @@ def proposal(row: Mapping[str, Any]) -> None:
     effects = found.get("effects") or ()
     if effects:
         sure = f"{100 * found['confidence']:g} % interval of the change"
-        print_table(("metric", "now", "then", "change", sure), [_effect(effect) for effect in effects])
+        print_table(("metric", "baseline", "then", "change", sure), [_effect(effect) for effect in effects])
     samples = found.get("samples") or {}
     if samples:
         say("  evidence   " + ", ".join(f"{arm}: {count:,.0f} requests" for arm, count in samples.items()))

@@ -8,7 +8,9 @@ import csv
 import gzip
 import io
 import math
-from collections.abc import Iterator, Mapping
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -20,6 +22,10 @@ QUALITY: Final = ("quality", "reward")
 COST: Final = ("cost_usd", "cost")
 LATENCY: Final = ("latency_s", "latency")
 FEATURE: Final = "feature."
+_ARM: Final = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._:/@+#~-]{0,127}")
+# A prompt may be as long as any context; the csv module's own bound is 128 KiB.
+_LONGEST_FIELD: Final = 64 * 1024 * 1024
+_MOST_SHOWN: Final = 80
 
 
 class BadRecording(ValueError):
@@ -70,7 +76,7 @@ def read(path: Path, *, category: str | None = None) -> Recording:
     column = category or "category"
     seen_category = False
     for line, row in _rows(path):
-        arm = _text(row, ("arm",), line)
+        arm = _arm(row, line)
         key = _text(row, QUERY, line)
         query = queries.setdefault(key, Query(key))
         if arm in query.cells:
@@ -87,30 +93,48 @@ def read(path: Path, *, category: str | None = None) -> Recording:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    is_csv = path.name.removesuffix(".gz").endswith(".csv")
+    is_csv = path.name.lower().removesuffix(".gz").endswith(".csv")
     try:
         # newline="": prompts hold line breaks and Unicode separators, which end neither a CSV field nor a JSON line.
         with _opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
             yield from _csv_rows(text) if is_csv else _json_rows(text)
     except UnicodeDecodeError as error:
         raise BadRecording(f"it is not UTF-8 text (byte {error.start}).") from error
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise BadRecording(f"it can not be unpacked: {error}.") from error
 
 
 def _opened(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _csv_rows(text: io.TextIOWrapper) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    csv.field_size_limit(_LONGEST_FIELD)
     reader = csv.DictReader(text, strict=True)
     try:
+        reader.fieldnames = _names(reader.fieldnames or ())
         for row in reader:
             if None in row:
                 raise BadRecording(f"line {reader.line_num}: more fields than the first line has names.")
             yield reader.line_num, {name: value for name, value in row.items() if value not in (None, "")}
     except csv.Error as error:
         raise BadRecording(f"line {reader.line_num}: {error}.") from error
+
+
+def _names(names: Sequence[str]) -> list[str]:
+    """The names of the first line, without the blanks around them.
+
+    Raises:
+        BadRecording: One stands there twice, or none is one of ours: another separator, or no line of names at all.
+    """
+    found = [name.strip() for name in names]
+    twice = sorted({name for name in found if name and found.count(name) > 1})
+    if twice:
+        raise BadRecording(f"line 1: the column {twice[0]!r} stands there twice.")
+    if found and "arm" not in found:
+        shown = ", ".join(found)[:_MOST_SHOWN]
+        raise BadRecording(f"line 1: no column is called `arm`; between commas there is: {shown}.")
+    return found
 
 
 def _json_rows(text: io.TextIOWrapper) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -120,7 +144,8 @@ def _json_rows(text: io.TextIOWrapper) -> Iterator[tuple[int, Mapping[str, Any]]
         try:
             row = orjson.loads(content)
         except orjson.JSONDecodeError as error:
-            raise BadRecording(f"line {line}: not JSON: {error}.") from error
+            hint = " CSV is read from files called .csv or .csv.gz." if line == 1 else ""
+            raise BadRecording(f"line {line}: not JSON: {error}.{hint}") from error
         if not isinstance(row, dict):
             raise BadRecording(f"line {line}: not a JSON object.")
         features = row.pop("features", None) or {}
@@ -162,11 +187,23 @@ def _cell(row: Mapping[str, Any], line: int) -> Cell:
     return Cell(quality, cost, latency)
 
 
+def _arm(row: Mapping[str, Any], line: int) -> str:
+    arm = _text(row, ("arm",), line)
+    if not _ARM.fullmatch(arm):
+        raise BadRecording(
+            f"line {line}: {arm[:_MOST_SHOWN]!r} can not be the name of an arm: up to 128 letters, digits and any of "
+            ". _ : / @ + # ~ -"
+        )
+    return arm
+
+
 def _text(row: Mapping[str, Any], names: tuple[str, ...], line: int) -> str:
     found = next((row[name] for name in names if name in row), None)
     if found is None:
         raise BadRecording(f"line {line}: `{names[0]}` is missing.")
-    return str(found)
+    if not isinstance(found, (str, int, float)):
+        raise BadRecording(f"line {line}: `{names[0]}` is neither a text nor a number.")
+    return str(found).strip()
 
 
 def _number(

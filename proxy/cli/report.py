@@ -48,7 +48,7 @@ def savings_command(
     Only requests whose arm was drawn at random count; what the baseline would have cost for them is estimated from
     those that it got, weighted by how likely that was. It says so when the log can not tell (exit status 3).
     """
-    found = read_log(log, route=route, since=since, until=until, rater=rater)
+    found = _with_arm(read_log(log, route=route, since=since, until=until, rater=rater), baseline)
     reports = {}
     with progress("comparing") as tell:
         for done, (name, decisions) in enumerate(found.items()):
@@ -60,12 +60,36 @@ def savings_command(
     }
     page = [block for found in reports.values() for block in _page(found)]
     if len(reports) > 1:
-        page.append(f"All routes together: {_words(together(reports))}")
+        judged = sum(not found.refused for found in reports.values())
+        if judged:
+            which = "All routes" if judged == len(reports) else f"The {judged} with a verdict"
+            page.append(f"{which} together: {_words(together(reports))}")
     emit(jsonable(answer), form, lambda: show(page))
     if plot_file is not None:
         keep(plot_file, "savings", page)
     if all(found.refused for found in reports.values()):
         raise SystemExit(3)
+
+
+def _with_arm(found: Mapping[str, Decisions], baseline: str | None) -> Mapping[str, Decisions]:
+    """Of several routes those that have the arm; the others are named."""
+    if baseline is None or len(found) == 1:
+        return found
+    without = []
+    kept = {}
+    for name, decisions in found.items():
+        try:
+            find_arm(baseline, decisions.arms)
+        except ReplayRefused:
+            without.append(name)
+        else:
+            kept[name] = decisions
+    if not kept:
+        known = sorted({arm for decisions in found.values() for arm in decisions.arms})
+        raise click.ClickException(f"No route has an arm {baseline!r}. The log has: {', '.join(known)}.")
+    if without:
+        click.echo(f"Left out, because they have no arm {baseline!r}: {', '.join(without)}.", err=True)
+    return kept
 
 
 def _baseline(decisions: Decisions, given: str | None) -> str:
@@ -91,7 +115,9 @@ def _page(found: SavingsReport) -> Page:
     else:
         page.append(opening + _words(found.total))
         gap = found.quality_gap
-        if gap is not None and not gap.refused:
+        if gap is not None and gap.refused:
+            page.append(f"No verdict on quality: {gap.refused}")
+        elif gap is not None:
             page.append(f"Quality differs by {gap.mean:+.4f} ({gap.low:+.4f} to {gap.high:+.4f}).")
     page.extend((*found.notes, *left_out(found.left_out)))
     if found.days:

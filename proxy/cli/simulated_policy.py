@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import yaml
 
+from optimizer.events import INLINE_VECTOR_ARMS
 from optimizer.routing import ClientFeature
 from optimizer.settings import Constraints, ContextSettings, Objective, RouteSettings
 from optimizer.simulating.experiment import Experiment, split
@@ -28,6 +29,10 @@ _QUALITY: Final = (Objective("quality", 1.0, maximize=True),)
 _COST: Final = (Objective("cost", 1.0, maximize=False),)
 
 
+class BadPolicy(ValueError):
+    """The policy file is no YAML, or no mapping; the message says which file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What the command line asked for. ``burn_in`` is a recording of its own, or a share of the data."""
@@ -43,7 +48,8 @@ def experiment(data: Recording, asked: Asked) -> Experiment:
     """What is played.
 
     Raises:
-        BadRecording: The burn-in does not go with the data.
+        BadRecording: The burn-in does not go with the data, or leaves nothing of it.
+        BadPolicy: The policy file can not be read.
         ConfigProblems: The policy file is not the block of a route.
     """
     queries = list(data.queries)
@@ -55,6 +61,8 @@ def experiment(data: Recording, asked: Asked) -> Experiment:
         burn_in, report = np.arange(before), np.arange(before, len(queries))
     else:
         burn_in, report = split(len(queries), asked.burn_in)
+        if not len(report):
+            raise BadRecording("that burn-in leaves no query to report.")
     known = queries if not len(burn_in) else [queries[row] for row in burn_in]
     route = route_of(data.arms, asked, known)
     world = world_of(queries, data.arms, route.context, burn_in if len(burn_in) else report)
@@ -81,7 +89,7 @@ def route_of(arms: Sequence[str], asked: Asked, known: Sequence[Query]) -> Route
         budget = (route.constraints.cost_per_request_usd, route.constraints.cost_per_day_usd)
         cheap = floors and budget == (None, None) and route.constraints.cost_ratio is None
         route = replace(route, objectives=_COST if cheap else _QUALITY)
-    if "context" not in block:
+    if "context" not in block and len(arms) <= INLINE_VECTOR_ARMS:
         texts = any(query.text for query in known)
         client = client_features(known)
         if texts or client:
@@ -105,9 +113,14 @@ def compile_route(block: Mapping[str, Any], arms: Sequence[str]) -> RouteSetting
 def _block(path: Path | None) -> Mapping[str, Any]:
     if path is None:
         return {}
-    block = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        block = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadPolicy(f"cannot read {path}: {error}") from error
     if not isinstance(block, dict):
-        raise BadRecording(f"{path}: not the keys of a route block.")
+        raise BadPolicy(f"{path}: not the keys of a route block.")
+    if "arms" in block:
+        raise BadPolicy(f"{path}: `arms` has no meaning here; the arms are those of the data.")
     return {str(key): value for key, value in block.items()}
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from optimizer.settings import RouteSettings
 from optimizer.simulating.experiment import Experiment, Trial, mean_and_deviation
 from optimizer.simulating.frontier import Frontier, Hindsight, hindsight
@@ -43,10 +45,12 @@ def answer(experiment: Experiment, seeds: Sequence[int], trials: Sequence[Trial]
     spent = mean_and_deviation([trial.cost for trial in trials])[0]
     goal = goal_of(experiment.route, seen, spent)
     arms = experiment.world.arms
+    outcomes = experiment.world.quality[experiment.report]
     latencies = [trial.latency for trial in trials if trial.latency is not None]
     late = [trial.late for trial in trials if trial.late is not None]
     return {
         "queries": {"burn_in": len(experiment.burn_in), "reported": len(experiment.report)},
+        "missing_outcomes": int(np.isnan(outcomes).sum()),
         "features": experiment.world.size,
         "goal": {"cost_usd": goal.cost, "quality": goal.quality, "is": goal.why},
         "policy": {
@@ -158,6 +162,12 @@ def show(result: dict[str, Any]) -> None:
             [f"always {arm}", f"{point['quality']:.4f}", f"{point['cost_usd']:.4g}", f"policy: {share}"]
         )
     print_table(["", "quality", "USD a request", ""], rows)
+    if result["missing_outcomes"]:
+        say("")
+        say(
+            f"  {result['missing_outcomes']} outcomes are not in the data: an arm's own mean is of the queries that it "
+            "answered, so neither it nor a mix of such means was to be had for all"
+        )
     if policy["late_share"] is not None:
         say("")
         say(

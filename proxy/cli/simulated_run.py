@@ -17,9 +17,9 @@ from optimizer.simulating.playing import Feedback
 from optimizer.simulating.product import product_loop
 from proxy.cli.output import console
 from proxy.cli.recorded import BadRecording, Recording, read
-from proxy.cli.simulated_policy import Asked, experiment
+from proxy.cli.simulated_policy import ROUTE, Asked, BadPolicy, experiment
 from proxy.cli.simulated_report import answer, as_csv, show
-from proxy.config.problems import ConfigProblems, describe_problems
+from proxy.config.problems import ConfigProblems, describe_problems, problems_of_block
 
 
 def run(data: Path, form: str, seeds: int, category: str | None, options: Mapping[str, Any]) -> None:
@@ -34,8 +34,11 @@ def run(data: Path, form: str, seeds: int, category: str | None, options: Mappin
         played = experiment(recording, _asked(options, burn_in))
     except BadRecording as bad:
         raise click.ClickException(f"{data}: {bad}") from bad
+    except BadPolicy as bad:
+        raise click.ClickException(str(bad)) from bad
     except ConfigProblems as refused:
-        raise click.ClickException(describe_problems(refused.problems, origin="the policy")) from refused
+        own = problems_of_block(refused.problems, "routes", ROUTE)
+        raise click.ClickException(describe_problems(own, origin="the policy")) from refused
     numbers = list(range(seeds))
     result = answer(played, numbers, _play(played, numbers))
     if form == "json":

@@ -72,8 +72,8 @@ def compile_context(
     elif scope.policy.name != STEERED:
         findings.note(
             path,
-            f"the policy {scope.policy.name!r} does not look at requests; {STEERED!r} does, and what "
-            "cost_reduction and latency_optimization propose.",
+            f"the policy {scope.policy.name!r} only has requests recorded; {STEERED!r} looks at them, and what "
+            "cost_reduction and latency_optimization propose does.",
         )
     if "lexical_size" in block.model_fields_set and not block.lexical:
         findings.note((*path, "lexical_size"), "has no meaning without `lexical: true`.")

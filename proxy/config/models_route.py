@@ -64,7 +64,8 @@ class PolicyBlock(Block):
     )
     floor: Fraction | None = Field(
         default=None,
-        description="Least share of every arm. Left out: 0.02, or 0.005 where `context` or `constraints` steer.",
+        description="Least share of every arm. Left out: 0.02, or 0.005 where `context` or `constraints` steer; there "
+        "an arm so dear that floors would take more than 2 % of the budget, or of what is spent, gets less.",
     )
     min_pulls: Natural = Field(default=20, description="Requests before an arm is judged.")
     half_life_hours: Positive = Field(default=168, description="How fast old outcomes fade.")

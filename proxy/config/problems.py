@@ -4,7 +4,7 @@ Invariant: neither a problem nor a note ever holds the value of a secret.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import TypeAlias
 
@@ -137,6 +137,17 @@ def describe_problems(problems: Sequence[Problem], *, origin: str = "configurati
     """The text that ``check-config`` prints for a refused file."""
     count = f"{len(problems)} problem" + ("" if len(problems) == 1 else "s")
     return "\n".join([f"{origin}: {count}", *(f"  {problem}" for problem in problems)])
+
+
+def problems_of_block(problems: Sequence[Problem], *path: str) -> list[Problem]:
+    """Problems of a block that was read from a file of its own, by their paths in that file.
+
+    Args:
+        problems: What was found once the block stood in a configuration; lines of that are nobody's.
+        path: Where it stood.
+    """
+    prefix = show_path(path) + "."
+    return [replace(problem, path=problem.path.removeprefix(prefix), line=None) for problem in problems]
 
 
 def describe_notes(notes: Sequence[Note], *, origin: str = "configuration") -> str:

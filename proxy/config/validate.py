@@ -53,9 +53,11 @@ def validate(data: dict[str, Any], raw: dict[str, Any], findings: Findings) -> F
         paths: set[KeyPath] = set()
         for detail in details:
             path = _existing(detail["loc"], rest)
-            if path not in cut:
+            if findings.written(path) not in cut:
                 _report(detail, path, rest, raw, shapes, findings)
             paths.add(path)
+        # By where it was written: what stands in a list moves up when something before it is cut.
+        cut |= {findings.written(path) for path in paths}
         # Deepest first, and the end of a list before its start, so that no cut moves another's target.
         gone: set[KeyPath] = set()
         for path in sorted(paths, key=_cutting_order, reverse=True):
@@ -63,7 +65,6 @@ def validate(data: dict[str, Any], raw: dict[str, Any], findings: Findings) -> F
             if not any(path[:length] in gone for length in range(1, len(path))):
                 gone.add(_cut(rest, path, findings))
             findings.broken |= {path[:2], path[:3]}
-        cut |= paths
     return File()
 
 

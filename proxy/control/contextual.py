@@ -52,11 +52,19 @@ class Contextual:
         self.book.inherit(routes)
 
     async def run(self, settings: Callable[[], Settings], table: Callable[[], RoutingTable | None]) -> None:
-        """Freeze what moves and fit what is due, for ever; ``table`` is the one that workers may still be reading."""
+        """Freeze what moves and fit what is due, for ever; ``table`` is the one that workers may still be reading.
+
+        Raises:
+            OSError: When the disk refuses; nothing was lost, call again.
+        """
         loop = asyncio.get_running_loop()
         swept_at = loop.time()
         while True:
-            await self.book.refresh()
+            refused = None
+            try:
+                await self.book.refresh()
+            except OSError as error:
+                refused = error  # One index that can't be written keeps no route from new features.
             changed = await self._condenser.step()
             if changed:
                 self._relearn(settings(), changed)
@@ -64,6 +72,8 @@ class Contextual:
             if loop.time() - swept_at >= SWEEP_S:
                 swept_at = loop.time()
                 await self.book.sweep(_files(table()))
+            if refused is not None:
+                raise refused
             await asyncio.sleep(REFRESH_S)
 
     def _relearn(self, settings: Settings, routes: Iterable[str]) -> None:

@@ -83,12 +83,11 @@ class Core:
         self.leases = LeaseBook(self.lease_store.rows, self.lease_store, now=now, clock=monotonic)
         self.observer = MetricsObserver(Vocabulary.of(loaded.settings), now=now)
         self.savings = Savings(self.ingest.learner.mean_cost_usd)
-        self.ingest.configure(loaded.settings, reprice=reprice)
-        self.ingest.add_consumer(self.observer)
-        self.ingest.add_consumer(self.savings)
-        self.drift = self._watch_for_drift(loaded.settings)
         self.judgements = Judgements()
-        self.ingest.add_consumer(self.judgements)
+        self.ingest.configure(loaded.settings, reprice=reprice)
+        for consumer in (self.observer, self.savings, self.judgements):
+            self.ingest.add_consumer(consumer)
+        self.drift = self._watch_for_drift(loaded.settings)
         self.contextual = Contextual(state, ingest=self.ingest, now=now)
         self.contextual.configure(loaded.settings)
         self.drift.slopes = self.contextual.book.slopes
@@ -143,6 +142,13 @@ class Core:
             # Nothing is lost: the evidence is kept, and the next round rebuilds these routes.
             self.ingest.learner.dirty_routes.update(dirty)
             raise
+
+    async def prepare(self, loaded: Loaded) -> None:
+        """Do beside everything else what ``use`` would have to wait for; it may be left out, or fail."""
+        try:
+            await self.contextual.book.prepare(loaded.settings)
+        except (ValueError, OSError) as error:
+            _log.warning("not everything could be prepared for another configuration: %s", error)
 
     def use(self, loaded: Loaded, *, trigger: str) -> ReloadResult:
         """Put another configuration into use, or say why not; ``trigger`` is ``file``, ``signal`` or ``api``."""

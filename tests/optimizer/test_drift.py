@@ -419,3 +419,28 @@ def test_a_new_best_arm_is_taken_up_soon():
     assert sum(run.false_alarms for run in found) == 0
     assert median_to_share(found) <= 300
     assert median_to_share(plain) > 3 * median_to_share(found)
+
+
+def test_detectors_are_saved_by_route_and_only_when_they_saw_something(node, open_room):
+    """Thousands of them must not be written every few seconds while the loop waits; an alarm is saved at once."""
+    log(node, 100, quality=GOOD)
+    room = open_room()
+    room.read()
+    first = room.watch.snapshot_parts()
+    room.clock.now += 60.0
+    assert room.watch.snapshot_parts()["auto"] is first["auto"]
+
+    log(node, 40, start=100, quality=GOOD)
+    room.clock.now += 60.0
+    room.read()
+    saved, whole = room.watch.snapshot_parts(), room.watch.snapshot()
+    assert saved["auto"] != first["auto"]
+    assert saved.keys() == {"", "auto"}
+
+    again = open_room()
+    assert again.watch.snapshot() == whole
+    log(node, 60, start=140, quality=BAD)
+    again.read()
+    assert again.watch.counts.total() == 1
+    assert again.watch.snapshot_parts()["auto"] != saved["auto"]
+    assert again.watch.snapshot_parts()[""] != saved[""]

@@ -76,7 +76,12 @@ def test_only_the_slopes_that_count_are_asked_for() -> None:
     made = route(objectives=tuple(goals))
 
     assert metrics_of(made, goals_of(made)) == ("quality", "latency")
-    for budget in ({"cost_per_request_usd": 1.0}, {"cost_per_day_usd": 1.0}, {"cost_ratio": 0.5}, {"max_request_usd": 1.0}):
+    for budget in (
+        {"cost_per_request_usd": 1.0},
+        {"cost_per_day_usd": 1.0},
+        {"cost_ratio": 0.5},
+        {"max_request_usd": 1.0},
+    ):
         held = replace(made, constraints=Constraints(**budget))
         assert metrics_of(held, goals_of(held)) == ("quality", "cost", "latency")
 
@@ -86,14 +91,14 @@ def test_only_the_slopes_that_count_are_asked_for() -> None:
 
 def test_every_arm_keeps_its_floor() -> None:
     """As without an index."""
-    found = shares(route(constraints=Constraints(quality_floor=0.1), policy=PolicySettings(floor=0.05)))
+    found = shares(route(constraints=Constraints(latency_p95_ms=1e6), policy=PolicySettings(floor=0.05)))
 
     assert found == pytest.approx([0.05, 0.95], abs=1e-3)
 
 
 def test_young_arms_get_an_even_share() -> None:
     """Until they were used often enough, whatever is believed of them."""
-    made = route("a", "b", "c", constraints=Constraints(quality_floor=0.1))
+    made = route("a", "b", "c", constraints=Constraints(latency_p95_ms=1e6))
     bad = known(0.001, 0.1, pulls=5.0)
 
     found = shares(made, known(*LARGE), bad, known(*SMALL))
@@ -102,7 +107,9 @@ def test_young_arms_get_an_even_share() -> None:
     assert found[0] > 0.6
 
 
-@pytest.mark.parametrize("constraints", [Constraints(quality_floor=0.1), Constraints(cost_per_request_usd=0.001)])
+@pytest.mark.parametrize(
+    "constraints", [Constraints(latency_p95_ms=1e6), Constraints(cost_per_request_usd=0.001)]
+)
 def test_when_all_are_young_all_are_tried(constraints: Constraints) -> None:
     """Evenly without a budget, nobody out of reach with one."""
     fresh = [ArmEvidence("a"), ArmEvidence("b"), ArmEvidence("c")]
@@ -149,7 +156,7 @@ def test_what_nobody_knows_the_price_of_is_used_once() -> None:
 
 def test_without_a_floor_nothing_is_given() -> None:
     """Neither with a budget nor without."""
-    for constraints in (Constraints(cost_per_request_usd=1.0), Constraints(quality_floor=0.1)):
+    for constraints in (Constraints(cost_per_request_usd=1.0), Constraints(latency_p95_ms=1e6)):
         made = route(constraints=constraints, policy=PolicySettings(floor=0.0))
         assert shares(made)[0] < 1e-6
 
@@ -159,11 +166,13 @@ def test_free_arms_need_not_be_bought() -> None:
     account = Account()
     account.pay(0.0, NOON)
     goals = (QUALITY, Objective("cost", 0.5, maximize=False))
-    made = route(constraints=Constraints(quality_floor=0.1), objectives=goals)
+    made = route(
+        constraints=Constraints(latency_p95_ms=1e6), objectives=goals, policy=PolicySettings(floor=0.02)
+    )
 
     found = freeze(material(made, known(1e-12, 0.6), known(1e-12, 0.9), account=account), now=NOON)
 
-    assert found.index.given == pytest.approx([0.005, 0.005])
+    assert found.index.given == pytest.approx([0.02, 0.02])
 
 
 # --- guesses of prices ---------------------------------------------------------------------------------

@@ -359,3 +359,42 @@ async def test_run_ends_on_a_damaged_database(node, open_ingest):
 
     with pytest.raises(StoreCorrupt):
         await ingest.run()
+
+
+class Parts(Tally):
+    """A consumer that counts by route and saves every route apart."""
+
+    def observe(self, event, where):
+        route = event["data"]["route"]
+        self.seen[route] = self.seen.get(route, 0) + 1
+
+    def snapshot_parts(self):
+        return {"": b"all", **{route: f"{route} {n}".encode() for route, n in self.seen.items()}}
+
+    def restore(self, data):
+        assert data == b"all"
+        self.seen = {}
+
+    def restore_part(self, data):
+        route, count = data.decode().split()
+        self.seen[route] = int(count)
+
+
+def test_a_consumer_that_saves_itself_in_parts_comes_back_whole(node):
+    """Its parts belong to the same transaction as the cursor."""
+    for route in ("a", "b", "a"):
+        node.request(at=NOW, route=route)
+    ingest = Ingest(node.state, clock=Clock())
+    ingest.add_consumer(Parts())
+    while ingest.step():
+        pass
+    node.request(at=NOW, route="b")
+    while ingest.step():
+        pass
+    ingest.store.close()  # as a kill would leave it
+
+    again, parts = Ingest(node.state, clock=Clock()), Parts()
+    again.add_consumer(parts)
+
+    assert parts.seen == {"a": 2, "b": 2}
+    again.close()

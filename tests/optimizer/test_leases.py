@@ -282,6 +282,7 @@ class Leases(RuleBasedStateMachine):
         self.number = 0
         self.workers: list[_Worker] = []
         self.dead_spent = 0
+        self.forgotten = False
         self.open()
         self.arrive()
         self.arrive()
@@ -308,11 +309,13 @@ class Leases(RuleBasedStateMachine):
             self.number += 1
             self.workers.append(_Worker(self.number))
 
+    @precondition(lambda self: not self.forgotten)
     @rule(data=st.data())
     def spend(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(self.workers))
         worker.spent += data.draw(st.integers(0, worker.belief - worker.spent))
 
+    @precondition(lambda self: not self.forgotten)
     @rule(data=st.data(), heard=st.booleans(), arrives=st.booleans())
     def report(self, data: st.DataObject, heard: bool, arrives: bool) -> None:
         worker = data.draw(st.sampled_from(self.workers))
@@ -328,6 +331,7 @@ class Leases(RuleBasedStateMachine):
             if heard and grant is not None:
                 worker.belief = grant.granted
 
+    @precondition(lambda self: not self.forgotten)
     @rule(data=st.data())
     def repeat(self, data: st.DataObject) -> None:
         """The transport sends something again, or late; nobody hears the answer but for the newest."""
@@ -368,6 +372,7 @@ class Leases(RuleBasedStateMachine):
     def sweep(self) -> None:
         if not self.full and self.clock.steady < 1000 + GONE_S:
             self.book.sweep()
+            self.forgotten |= not self.book._tallies
 
     def allowed(self) -> int:
         return self.dead_spent + sum(worker.belief for worker in self.workers)
@@ -379,8 +384,8 @@ class Leases(RuleBasedStateMachine):
 
     @invariant()
     def nobody_believes_in_more_than_is_recorded(self) -> None:
-        if not self.book._tallies:
-            return  # The window is so long over that it was forgotten; nobody can spend of it any more.
+        if self.forgotten or not self.book._tallies:
+            return  # The window is so long over that it was forgotten; nobody spends of it or reports it any more.
         for worker in self.workers:
             assert worker.belief <= self.recorded(worker)
 

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,55 @@ def test_a_file_of_another_kind_or_with_no_numbers_is_refused(tmp_path: Path) ->
         selector_file.load(tmp_path / projection)  # it is named after another kind
     with pytest.raises(BlobRefused, match="not finite"):
         selector_file.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("broken", ["huge", "negative share", "shares", "variance"])
+def test_numbers_that_no_decision_can_be_made_of_are_refused(tmp_path: Path, broken: str) -> None:
+    """What would overflow, or make a probability negative, is refused as a whole and not met by a request."""
+    index = _index()
+    if broken == "huge":
+        index.value[0, 0] = 3e38
+    elif broken == "negative share":
+        index.given[1] = -0.01
+    elif broken == "shares":
+        index.given[:] = 0.26
+    else:
+        index.noise[2] = -1e-3
+    name = selector_file.write(tmp_path, index)
+
+    with pytest.raises(BlobRefused, match="invalid"):
+        selector_file.load(tmp_path / name)
+
+
+def test_a_cap_that_is_none_is_refused(tmp_path: Path) -> None:
+    """Nothing can be predicted to cost less than nothing."""
+    name = selector_file.write(tmp_path, _index(cap=0.0))
+
+    with pytest.raises(BlobRefused, match="a cap of"):
+        selector_file.load(tmp_path / name)
+
+
+def test_a_file_beyond_all_bounds_is_not_even_read(tmp_path: Path) -> None:
+    """It is refused by its size."""
+    path = tmp_path / "sel-000000000000000000000000"
+    with path.open("wb") as file:
+        file.truncate(1024**3)
+
+    with pytest.raises(BlobRefused) as refused:
+        selector_file.load(path)
+
+    assert refused.value.reason == "too_large"
+
+
+def test_shares_that_round_to_more_than_everything(tmp_path: Path) -> None:
+    """Given shares that sum to 1 leave nothing negative for arms that are given none."""
+    index = replace(_index(), given=np.array([0.1, 0.2, 0.7, 0.0]), drawn=np.ones(4, dtype=np.bool_))
+    selector = ContextualSelector("s", selector_file.load(tmp_path / selector_file.write(tmp_path, index)))
+
+    _, vector = selector.choose(0.999, 0b1111, np.ones(5, dtype=np.float32))
+
+    assert min(vector) >= 0.0
+    assert vector[:3] == pytest.approx([0.1, 0.2, 0.7], abs=1e-6)
 
 
 def test_a_projection_comes_back(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_nobody_knows_the_pace_of_one_request() -> None:
 
 
 def test_the_money_of_a_day_is_kept_over_the_day() -> None:
-    """Requests that cost exactly what they may leave nothing at the end, from a cold start and with the pace changing."""
+    """Requests that cost exactly what they may leave nothing at the end, from a cold start, at changing paces."""
     account, budget, spent = Account(), 10.0, 0.0
     midnight = NOON - 43200.0
     at, rng = midnight + 5.0, np.random.default_rng(1)
@@ -392,3 +392,27 @@ def test_a_restart_continues() -> None:
     for broken in (b"nonsense", b"[]", orjson.dumps({"auto": {"unknown": 1}})):
         with pytest.raises((ValueError, TypeError, AttributeError)):
             Ledger().restore(broken)
+
+
+# --- a loop that is closed ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pace", [5, 100, 1000])
+def test_corrections_do_not_swing_however_many_requests_come_between_two_of_them(pace: int) -> None:
+    """What workers play is a second old, and costs a tenth more than is believed: near the target all the same."""
+    account, constraints, at = Account(), Constraints(cost_per_request_usd=0.004), NOON
+    played, paid = [0.004, 0.004], []
+    rounds = max(150, 4000 // pace)
+    for _ in range(rounds):
+        # Arms cost from 0.001 to 0.01, and nothing between is out of reach.
+        usd = float(np.clip(1.1 * played[-2], 0.001, 0.01))
+        for _ in range(pace):
+            account.pay(usd, at)
+            at += 1.0 / pace
+        paid.append(usd)
+        aim = targets(constraints, account, now=at).aims.cost_usd
+        assert aim is not None
+        played.append(aim)
+
+    assert np.ptp(paid[-20:]) < 0.02 * 0.004
+    assert np.mean(paid[-20:]) == pytest.approx(0.004, rel=0.02)

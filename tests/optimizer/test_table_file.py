@@ -310,3 +310,17 @@ def test_arms_that_differ_in_parameters_only_stay_apart() -> None:
         {"temperature": 0.5},
         {"temperature": 0.9},
     ]
+
+
+def test_parts_that_routes_have_in_common_are_one_object() -> None:
+    """And routes whose parts differ keep their own, whatever comes in between."""
+    arm = Arm("a", "m", "default", "k", "d")
+    route = Route("r", Side((arm,), Selector("s", "fixed", (1.0,)), "a"))
+    quick, slow = Resilience(attempts=2), Resilience(attempts=4)
+    rules = (quick, quick, slow, quick)
+    routes = tuple(replace(route, name=f"r{n}", resilience=rule) for n, rule in enumerate(rules))
+
+    read, _ = decode(encode(RoutingTable(1, 0.0, "", (), (), (), routes)))
+
+    assert [route.resilience for route in read.routes] == list(rules)
+    assert read.routes[0].resilience is read.routes[1].resilience

@@ -111,3 +111,23 @@ def test_a_time_is_a_number(time):
     """Anything else has no place."""
     with pytest.raises(ValueError, match="finite"):
         make().place(ARM, time)
+
+
+def test_a_reset_costs_other_routes_nothing_and_is_stored_once():
+    """Drift makes them for as long as a node lives."""
+    timeline = make()
+    reset(timeline, NOW, 0.5)
+    timeline.reset(Reset("other", "mk", "vk", NOW + 1, 0.5))
+    assert timeline.kept(ARM, 0) == 0.5
+    before = timeline._kept[ARM]
+    assert [made.route for made in timeline.new_resets()] == ["auto", "other"]
+    timeline.stored()
+
+    timeline.reset(Reset("other", "mk", "vk", NOW + 2, 0.5))
+
+    assert timeline._kept[ARM] is before
+    assert timeline.kept(("other", "mk", "vk"), 0) == 0.25
+    assert [made.at for made in timeline.new_resets()] == [NOW + 2]
+    again = Timeline(clocks=timeline.clocks, resets=timeline.resets)
+    assert again.new_resets() == ()
+    assert again.kept(("other", "mk", "vk"), 1) == 0.5

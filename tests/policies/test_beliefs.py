@@ -219,7 +219,9 @@ def test_odd_arms_leave_sound_beliefs(odd: ArmEvidence, size: int) -> None:
     requests: FloatArray = np.ones((7, size))
     requests[:, 1:] = np.array([-100.0, -1.0, 0.0, 0.5, 1.0, 3.0, 100.0])[:, None]
 
-    course = steer(beliefs, requests, Aims(0.005, 0.8, 0.05), Given(np.full(2, 0.01), np.ones(2, dtype=np.bool_)))
+    course = steer(
+        beliefs, requests, Aims(0.005, 0.8, 0.05), Given(np.full(2, 0.01), np.ones(2, dtype=np.bool_))
+    )
 
     for field in ("value", "charges", "spread", "noise", "cost"):
         assert np.isfinite(getattr(course.index, field)).all(), field

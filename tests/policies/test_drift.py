@@ -122,7 +122,7 @@ def test_a_change_within_the_tolerance_is_none():
     assert alarms(detector, [*values, *(values - 0.04)]) == []
 
 
-@pytest.mark.parametrize("learns_at", [0, 1000, 1500])
+@pytest.mark.parametrize("learns_at", [0, 1000, 1500, 1525])
 def test_what_a_fit_knows_of_the_request_is_no_change(learns_at):
     """Requests become harder; the arm answers each as well as ever. The fit may only just have been made."""
     rng = np.random.default_rng(6)
@@ -156,6 +156,19 @@ def test_a_slope_that_is_still_being_learned_is_no_change():
         learned = -0.1 * min(1.0, number / 1000) + (rng.normal(0, 0.05) if number > 500 else 0.0)
         slope = np.array([rng.normal(), learned])
         assert detector.observe(float(value), x=x[number], slope=slope) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_fit_that_learns_from_what_is_suspicious_explains_it(seed):
+    """Nearly all requests were hard, so nobody knew that easy ones are another matter until they came."""
+    rng = np.random.default_rng(seed)
+    hard = np.concatenate([rng.random(600) < 0.97, rng.random(600) < 0.2])
+    answers = rng.random(1200) < np.where(hard, 0.3, 0.9)
+    detector = PageHinkley(SHARE)
+
+    for number, value in enumerate(answers):
+        slope = np.array([0.0, -0.6 * min(max(number - 600, 0) / 120, 1.0)])
+        assert detector.observe(float(value), x=np.array([1.0, hard[number]]), slope=slope) is None
 
 
 def test_a_change_is_found_beside_another_mix_of_requests():

@@ -1,6 +1,7 @@
 """Multipliers: constraints are kept in expectation, and what can't be kept is approached and said."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -157,6 +158,31 @@ def test_budget_and_floor_together(budget: float, floor: float) -> None:
     assert quality >= floor - 0.003
 
 
+def cheapest(quality: FloatArray, cost: FloatArray, floor: float) -> float:
+    """What the cheapest mix of two arms with this quality costs."""
+    found = [float(cost[quality >= floor].min(initial=np.inf))]
+    for good, bad in product(np.flatnonzero(quality > floor), np.flatnonzero(quality < floor)):
+        share = (floor - quality[bad]) / (quality[good] - quality[bad])
+        found.append(float(share * cost[good] + (1.0 - share) * cost[bad]))
+    return min(found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), n_arms=st.integers(2, 5), place=st.floats(0.0, 1.0))
+def test_what_a_mix_of_arms_can_keep_is_kept(seed: int, n_arms: int, place: float) -> None:
+    """Floor and budget, as soon as the linear program has a tenth of the money to spare."""
+    rng = np.random.default_rng(seed)
+    quality, cost = rng.uniform(0.3, 0.95, n_arms), 10.0 ** rng.uniform(-4.0, -1.5, n_arms)
+    quality[0], quality[1] = 0.4, 0.9
+    floor, least = 0.4 + place * 0.45, 0.0005
+    budget = 1.1 * cheapest(quality, cost, floor + 0.02) + least * float(cost.sum())
+    beliefs = beliefs_of(quality, tuple(cost), (0.01,) * n_arms, sd=0.03)
+
+    course = steer(beliefs, ALONE, Aims(cost_usd=budget, quality=floor), given_of(n_arms, least))
+
+    assert course.missed == ()
+
+
 def test_all_three_together() -> None:
     """Quality needs the slow and dear arm a little, lateness and the budget limit it."""
     beliefs = beliefs_of(sd=0.05)
@@ -181,7 +207,9 @@ def test_requests_are_told_apart() -> None:
     looked = steer(seeing, requests, budget, given_of(floor=0.002))
     not_looked = steer(blind, requests, budget, given_of(floor=0.002))
 
-    mean = (not_looked.index.shares(requests) * np.clip(requests @ seeing.quality.weights.T, 0, 1)).sum(axis=1)
+    mean = (not_looked.index.shares(requests) * np.clip(requests @ seeing.quality.weights.T, 0, 1)).sum(
+        axis=1
+    )
     assert looked.expected.cost_usd == pytest.approx(0.004, rel=0.03)
     assert looked.expected.quality > float(mean.mean()) + 0.03
     hard, easy = (looked.index.shares(np.array([1.0, x])) for x in (2.0, -2.0))
@@ -203,7 +231,9 @@ def test_a_budget_below_the_cheapest_arm_is_said() -> None:
 
 def test_a_floor_above_the_best_arm_is_said() -> None:
     """And the best arm is played."""
-    course = steer(replace(beliefs_of(cost_goal=5.0), pursued=np.full(3, 0.1)), ALONE, Aims(quality=0.97), given_of())
+    course = steer(
+        replace(beliefs_of(cost_goal=5.0), pursued=np.full(3, 0.1)), ALONE, Aims(quality=0.97), given_of()
+    )
 
     assert course.missed == (QUALITY,)
     assert course.expected.quality == pytest.approx(0.9, abs=0.002)
@@ -308,9 +338,13 @@ def test_more_weight_never_makes_it_worse(seed: int, low: float, factor: float, 
 def test_a_larger_budget_is_never_worse(seed: int, budget: float) -> None:
     """Neither for what is spent nor, by more than a bisection's step, for quality."""
     rng = np.random.default_rng(seed)
-    beliefs = beliefs_of(tuple(np.sort(rng.random(3))), tuple(np.sort(10.0 ** rng.uniform(-3.5, -1, 3))), sd=0.05)
+    beliefs = beliefs_of(
+        tuple(np.sort(rng.random(3))), tuple(np.sort(10.0 ** rng.uniform(-3.5, -1, 3))), sd=0.05
+    )
 
-    less, more = (steer(beliefs, ALONE, Aims(cost_usd=usd), given_of(floor=0.002)) for usd in (budget, 1.5 * budget))
+    less, more = (
+        steer(beliefs, ALONE, Aims(cost_usd=usd), given_of(floor=0.002)) for usd in (budget, 1.5 * budget)
+    )
 
     assert less.expected.cost_usd <= more.expected.cost_usd * 1.01
     assert less.expected.quality <= more.expected.quality + 0.01
@@ -332,3 +366,15 @@ def test_what_is_missed_is_what_is_expected(seed: int, budget: float, order: lis
         assert course.missed == ()
     if budget < 0.95 * given_cost:
         assert course.missed == (COST,)
+
+
+def test_among_many_requests_a_budget_is_used_too() -> None:
+    """Two kinds of requests of equal worth for the money: the multiplier that splits a kind is found all the same."""
+    beliefs = beliefs_of(
+        (0.6, 0.9, 0.9), (0.001, 0.01, 0.01), slopes=np.array([[-0.3], [0.0], [0.0]]), sd=0.01
+    )
+    requests = np.array([[1.0, -1.0], [1.0, 1.0]]).repeat(20, axis=0)
+
+    for budget in (0.002, 0.003, 0.0042, 0.005):
+        course = steer(beliefs, requests, Aims(cost_usd=budget), given_of())
+        assert course.expected.cost_usd == pytest.approx(budget, rel=0.02)

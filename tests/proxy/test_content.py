@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from optimizer.judging.sample import Sample, encode
-from proxy.content import ContentWriter, closed_segments, read_segment, stored_bytes, sweep
+from proxy.content import (
+    LOOKED_S,
+    MOST_SEGMENTS,
+    ContentWriter,
+    closed_segments,
+    read_segment,
+    stored_bytes,
+    sweep,
+)
 
 
 class Clock:
@@ -60,6 +68,31 @@ def test_no_more_is_kept_than_the_cap(writer: ContentWriter, tmp_path: Path) -> 
 
     assert writer.report()["full"] > 0
     assert stored_bytes(tmp_path / "content") < 4096 + 1200
+
+
+def test_a_segment_is_not_preceded_by_a_walk_over_thousands_of_others(tmp_path: Path, clock: Clock) -> None:
+    """When nobody judges, segments are few as well as small, and they are not looked at for every new one."""
+    directory = tmp_path / "content"
+    directory.mkdir()
+    for number in range(MOST_SEGMENTS):
+        (directory / f"old-{number}.jsonl").touch()
+    writer = ContentWriter(directory, source="w", clock=clock)
+
+    assert not writer.append(line())
+    assert writer.report()["full"] == 1
+    for path in directory.iterdir():
+        path.unlink()
+    assert not writer.append(line())  # nobody has looked again
+    clock.time += LOOKED_S
+    assert writer.append(line())
+    writer.close()
+    for number in range(MOST_SEGMENTS):
+        (directory / f"new-{number}.jsonl").touch()
+    assert writer.append(line())
+    writer.close()
+    clock.time += LOOKED_S
+
+    assert not writer.append(line())
 
 
 def test_a_directory_that_can_not_be_written_loses_samples_and_nothing_else(tmp_path: Path) -> None:

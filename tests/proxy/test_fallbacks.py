@@ -4,6 +4,7 @@ import random
 import time
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from optimizer.routing import Arm, Model, Route, RoutingTable, Selector, Side, Upstream
 from proxy.compiled import CompiledTable
 from proxy.compiler import Compiler
-from proxy.dispatch import Decision, decide
+from proxy.context import Context
+from proxy.dispatch import Decision, Sight, decide
 from proxy.envelope import Envelope, parse
 from proxy.fallbacks import alternatives, that_continue, with_larger_context
 from proxy.headers import PIN
@@ -104,6 +106,17 @@ async def test_a_route_prefers_other_upstreams_and_then_what_is_likelier():
     assert asked[0].arm.id == "a"
     assert _others(asked) == ["d", "c", "b"]
     assert _others(asked, "d", "b") == ["c"]
+
+
+async def test_an_arm_beyond_the_cap_of_a_request_takes_over_last():
+    """Predicted to cost more than a request may, it is asked only when nobody else can be, whatever its upstream."""
+    decision, envelope = _ask(_table(control=_side("a", "b", "c", "d", shares=(0.1, 0.1, 0.2, 0.6))))
+    decision.sight = Sight(Context(np.ones(1, dtype=np.float32)), dear=0b1000)
+
+    assert _others((decision, envelope)) == ["c", "b", "d"]
+    decision.route.control.arms[2].breaker.down = True
+    assert _others((decision, envelope)) == ["b", "d"]
+    assert _others((decision, envelope), "b") == ["d"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

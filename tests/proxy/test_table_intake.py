@@ -13,7 +13,17 @@ import pytest
 
 from optimizer import selector_file
 from optimizer.context.features import features_of
-from optimizer.routing import Arm, ClientFeature, Model, Route, RoutingTable, Selector, Side, Upstream, Variant
+from optimizer.routing import (
+    Arm,
+    ClientFeature,
+    Model,
+    Route,
+    RoutingTable,
+    Selector,
+    Side,
+    Upstream,
+    Variant,
+)
 from optimizer.settings import ContextSettings
 from optimizer.table_file import TableReader, write_table
 from policies.contextual import Index

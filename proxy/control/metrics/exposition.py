@@ -35,6 +35,7 @@ from proxy.control.metrics.rollouts import RolloutFacts
 from proxy.control.metrics.rollouts import families as rollout_families
 from proxy.control.metrics.steering import families as steering_families
 from proxy.control.metrics.totals import NONE, TOKEN_KINDS, ArmLabels, ArmTotals, Histogram
+from proxy.selectors import REFUSALS
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX: Final = "llm_optimizer_"
@@ -428,7 +429,7 @@ def _worker_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metric
                 upstream.add_metric((label, name, state), count)
     yield up
     yield from families.values()
-    yield from (cpu, upstream)
+    yield from (cpu, upstream, _index_refused(observer, facts))
     for key, name, text in (
         ("shed", "requests_shed", "Requests that workers refused because they were behind."),
         (
@@ -440,6 +441,20 @@ def _worker_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metric
         counted = _counter(name, text)
         counted.add_metric((), observer.worker_counts[key])
         yield counted
+
+
+def _index_refused(observer: MetricsObserver, facts: Facts) -> Metric:
+    family = _gauge(
+        "worker_index_refused",
+        "Files of contextual routes that a worker refused; their routes draw by mean probabilities.",
+        ("worker", "reason"),
+    )
+    for worker, seen in observer.workers.items():
+        if facts.now - seen.at <= _WORKER_FRESH_S:
+            counts = seen.data.get("index_refused", {})
+            for reason in REFUSALS:
+                family.add_metric((str(worker), reason), counts.get(reason, 0))
+    return family
 
 
 def _kafka_families(facts: Facts) -> Iterator[Metric]:

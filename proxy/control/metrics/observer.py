@@ -5,7 +5,7 @@ whatever was killed. Gauges of workers are not saved: they speak for themselves 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -63,7 +63,11 @@ class MetricsObserver:
         self.workers: dict[int, WorkerSeen] = {}
         self._now = now
         self._vocabulary = vocabulary
-        self._memo: dict[tuple[Any, Any, Any], ArmTotals] = {}
+        self._memo: dict[tuple[Any, Any, Any], tuple[ArmLabels, ArmTotals]] = {}
+        # By route the arms that ever counted, encoded, None if they counted on since; and what is saved of all of them.
+        self._encoded: dict[str, dict[ArmLabels, orjson.Fragment | None]] = {}
+        self._saved: dict[str, bytes] = {}
+        self._stale: set[str] = set()
         self._readers: dict[str, Callable[[Mapping[str, Any]], None]] = {
             events.REQUEST: self._request,
             events.FEEDBACK: self._feedback,
@@ -112,10 +116,23 @@ class MetricsObserver:
 
     def snapshot(self) -> bytes:
         """All totals, for ``restore``."""
+        return self._snapshot(self.arms)
+
+    def snapshot_parts(self) -> Mapping[str, bytes]:
+        """See ``ingest.PartedConsumer``: the arms by route, since a step concerns few of thousands."""
+        for route in self._stale:
+            encoded = self._encoded[route]
+            for labels in [labels for labels, row in encoded.items() if row is None]:
+                encoded[labels] = orjson.Fragment(orjson.dumps([*labels, self.arms[labels].save()]))
+            self._saved[route] = orjson.dumps(list(encoded.values()))
+        self._stale.clear()
+        return {"": self._snapshot(()), **self._saved}
+
+    def _snapshot(self, arms: Iterable[ArmLabels]) -> bytes:
         return orjson.dumps(
             {
                 "version": _VERSION,
-                "arms": [[*labels, totals.save()] for labels, totals in self.arms.items()],
+                "arms": [[*labels, self.arms[labels].save()] for labels in arms],
                 "overhead": {route: histogram.save() for route, histogram in self.overhead.items()},
                 "custom_sums": self.custom_sums,
                 "custom_counts": self.custom_counts,
@@ -135,8 +152,9 @@ class MetricsObserver:
         if saved.get("version") != _VERSION:
             return
         self.arms = {}
-        for route, arm, model, totals in saved["arms"]:
-            self._at((route, arm, model)).restore(totals)
+        for kept in (self._memo, self._encoded, self._saved, self._stale):
+            kept.clear()
+        self._restore_arms(saved["arms"])
         for route, histogram in saved["overhead"].items():
             self._overhead(route).restore(histogram)
         self.custom_sums = defaultdict(float, saved["custom_sums"])
@@ -149,6 +167,27 @@ class MetricsObserver:
         self.attempts.restore(saved)
         self.breakers.restore(saved)
         self.use(self._vocabulary)
+
+    def restore_part(self, data: bytes) -> None:
+        """Take over one of ``snapshot_parts``, after the first one."""
+        rows = orjson.loads(data)
+        self._restore_arms(rows)
+        for route in {row[0] for row in rows}:
+            self._saved[route] = data
+            self._stale.discard(route)
+
+    def _restore_arms(self, rows: Iterable[Sequence[Any]]) -> None:
+        for route, arm, model, totals in rows:
+            labels = (route, arm, model)
+            self._at(labels).restore(totals)
+            self._counts_on(labels)
+
+    def _counts_on(self, labels: ArmLabels) -> None:
+        encoded = self._encoded.get(labels[0])
+        if encoded is None:
+            encoded = self._encoded[labels[0]] = {}
+        encoded[labels] = None
+        self._stale.add(labels[0])
 
     def _request(self, data: Mapping[str, Any]) -> None:
         attempts: Sequence[Mapping[str, Any]] = data.get("attempts") or ()
@@ -218,18 +257,19 @@ class MetricsObserver:
         self.reloads["success" if data.get("result") == "applied" else "failure"] += 1
 
     def _totals(self, key: tuple[Any, Any, Any]) -> ArmTotals:
-        totals = self._memo.get(key)
-        return self._find(key) if totals is None else totals
+        labels, totals = self._memo.get(key) or self._find(key)
+        self._counts_on(labels)
+        return totals
 
-    def _find(self, key: tuple[Any, Any, Any]) -> ArmTotals:
+    def _find(self, key: tuple[Any, Any, Any]) -> tuple[ArmLabels, ArmTotals]:
         labels = self._vocabulary.fold(*key)
         if labels not in self.arms and len(self.arms) >= MAX_ARMS:
             self.dropped_series += 1
             labels = (OTHER, OTHER, OTHER)
-        totals = self._at(labels)
+        found = labels, self._at(labels)
         if len(self._memo) < 2 * MAX_ARMS:
-            self._memo[key] = totals
-        return totals
+            self._memo[key] = found
+        return found
 
     def _at(self, labels: ArmLabels) -> ArmTotals:
         totals = self.arms.get(labels)

@@ -27,6 +27,7 @@ from proxy.control.metrics.limits import LimitFacts, Standing, kind_of
 from proxy.control.metrics.observer import MetricsObserver, WorkerSeen
 from proxy.control.metrics.rollouts import WEBHOOK_RESULTS, RolloutFacts, statuses_of
 from proxy.control.metrics.totals import NONE, OTHER, TOKEN_KINDS, Vocabulary
+from proxy.selectors import REFUSALS
 
 _HEAD: Final = """\
 # Metrics
@@ -93,6 +94,7 @@ LABELS: Final[Mapping[str, str]] = {
     "judge_samples_total result": _words(SAMPLES),
     "judge_judgements_total kind": _words(KINDS) + ": one answer rated, or two prompts compared",
     "judge_judgements_total result": _words(RESULTS_OF_JUDGING),
+    "worker_index_refused reason": _words(REFUSALS),
     "ingest_errors_total reason": _words(INGEST_ERRORS),
     "task": "a background task of the optimizer process",
     "worker": "a worker's incarnation, a number that no other one gets",

@@ -98,8 +98,8 @@ async def test_refused_connections_are_no_tight_loop_either(staged):
 
 async def test_nothing_is_sent_twice_unless_it_failed(staged):
     """Off by default: a hundred slow requests reach the upstream a hundred times."""
-    async with staged(route("slow:250", "answer")) as stage:
-        replies = await asyncio.gather(*(stage.ask() for _ in range(100)))
+    async with staged(route("slow:250", "answer", upstream={"first_byte_s": 10.0})) as stage:
+        replies = await asyncio.gather(*(stage.ask(patience_s=20) for _ in range(100)))
 
         assert {stage.served(reply) for reply in replies} == {"a"}
         assert len(stage.upstream.attempts) == 100

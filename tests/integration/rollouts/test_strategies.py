@@ -224,6 +224,56 @@ optimization:
 """
 
 
+REDUCE_COSTS_OF_A_STEERED_ROUTE = """
+optimization:
+  interval_sec: 1
+  strategies: [cost_reduction]
+  cost_reduction: {target: 0.40, quality_threshold: 0.90}
+routes:
+  auto: {arms: [big, small], baseline: big, context: {}, objectives: [quality]}
+"""
+
+
+async def test_a_steered_route_is_proposed_constraints_keeps_them_and_rests(begin, models):
+    """It decides request by request before, during and after; what is deployed is the bound, not shares."""
+    models.quality = {"big": 0.9, "small": 0.86}
+    product = await begin(REDUCE_COSTS_OF_A_STEERED_ROUTE)
+    async with crowd(product, models) as people:
+        record = await until(product, "cost_reduction", "deployed", "rolled_back")
+        assert record["status"] == "deployed", record["explanation"]
+        assert record["proposal"]["candidate"]["constraints"]["cost_ratio"] == 0.6
+        assert record["proposal"]["candidate"]["policy"] is None
+        await at_rest(product, "cost_reduction", people)
+        before = people.arms.copy()
+        while people.arms.total() < before.total() + 400:
+            await asyncio.sleep(0.1)
+        since = people.arms - before
+        assert since["small"] / since.total() > 0.35
+    sides = Counter()
+    for event in product.events("llm_optimizer.request.v1"):
+        sides[event["data"]["side"], "context" in event["data"]] += 1
+    assert min(sides["control", True], sides["candidate", True]) > 50
+    assert sides["control", False] == sides["candidate", False] == 0
+
+
+async def test_a_steered_candidate_that_is_worse_is_rolled_back(begin, models):
+    models.quality = {"big": 0.9, "small": 0.86}
+    product = await begin(
+        REDUCE_COSTS_OF_A_STEERED_ROUTE, deployment=QUICK.replace("duration_sec: 1", "duration_sec: 30")
+    )
+    async with crowd(product, models) as people:
+        await until(product, "cost_reduction", "running")
+        models.quality["small"] = 0.1
+        record = await until(product, "cost_reduction", "rolled_back", "deployed")
+        assert record["status"] == "rolled_back", record["explanation"]
+        before = people.arms.copy()
+        while people.arms.total() < before.total() + 400:
+            await asyncio.sleep(0.1)
+        since = people.arms - before
+        assert since["small"] / since.total() < 0.2
+    assert people.failed == []
+
+
 async def test_cost_reduction_leads_to_the_cheap_model_and_to_rest(begin, models):
     """The cheap model keeps 97 % of the quality, as was asked: the quality guard lets that pass, too."""
     models.quality = {"big": 0.8, "small": 0.776}

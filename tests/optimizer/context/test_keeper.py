@@ -6,7 +6,7 @@ import pytest
 
 from optimizer import events
 from optimizer.context.features import ProjectionInfo
-from optimizer.context.keeper import FIRST_FIT, LEAST_AGE_S, TURNOVERS, ProjectionKeeper
+from optimizer.context.keeper import FIRST_FIT, LEAST_AGE_S, MOST_SAVED, TURNOVERS, ProjectionKeeper
 from optimizer.context.words import encode_sketch, word_buckets
 
 NOON = 1_795_000_000.0
@@ -175,6 +175,27 @@ def test_it_does_not_rewrite_itself_at_every_step(keeper):
 
     keeper.adopt("auto", ProjectionInfo("prj-1", 16))
     assert b"prj-1" in keeper.snapshot()
+
+
+def test_what_is_saved_is_bounded_however_many_routes_there_are():
+    """It is written in one piece while the loop waits. A smaller sample is refitted when it is full again."""
+    names = [f"r{number}" for number in range(100)]
+    keeper = ProjectionKeeper(capacity=600)
+    keeper.configure(dict.fromkeys(names, 16))
+    for name in names:
+        feed(keeper, 600, route=name)
+    keeper.adopt("r0", ProjectionInfo("prj-1", 16))
+    feed(keeper, TURNOVERS * 600 - 1, route="r0", at=NOON + LEAST_AGE_S)
+
+    again = ProjectionKeeper(capacity=600)
+    again.configure(dict.fromkeys(names, 16))
+    again.restore(keeper.snapshot())
+
+    assert sum(len(again.sketches(name)) for name in names) == MOST_SAVED
+    feed(again, 10, route="r0", at=NOON + LEAST_AGE_S)
+    assert "r0" not in again.due()
+    feed(again, 600, route="r0", at=NOON + LEAST_AGE_S)
+    assert "r0" in again.due()
 
 
 @pytest.mark.parametrize(

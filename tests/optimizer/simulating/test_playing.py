@@ -61,8 +61,8 @@ def test_outcomes_are_told_at_once_and_ratings_late():
     assert policy.events == [
         ("decide", 3.0), ("outcome", 1, 0.0, 2.0, 3.0),
         ("decide", 2.0), ("outcome", 1, 10.0, 2.0, 3.0),
-        ("rating", 1, 20.0, 0.9, 3.0), ("decide", 1.0), ("outcome", 1, 20.0, 2.0, 3.0),
-        ("rating", 1, 30.0, 0.9, 2.0), ("decide", 0.0), ("outcome", 1, 30.0, 2.0, 3.0),
+        ("rating", 1, 0.0, 0.9, 3.0), ("decide", 1.0), ("outcome", 1, 20.0, 2.0, 3.0),
+        ("rating", 1, 10.0, 0.9, 2.0), ("decide", 0.0), ("outcome", 1, 30.0, 2.0, 3.0),
     ]  # fmt: skip
     assert list(course.row) == [3, 2, 1, 0]
     assert list(course.shares) == [0.0, 1.0]

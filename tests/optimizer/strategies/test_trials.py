@@ -111,6 +111,47 @@ def test_a_policy_that_chases_the_time_of_day_does_not_fool_it(trials, kit):
     assert abs(first.mean - second.mean) < 4 * error
 
 
+def test_probabilities_of_each_request_do_not_bias_it(trials, kit):
+    """Hard requests go to the one prompt and easy ones to the other; both are equally good at each."""
+    rng = np.random.default_rng(7)
+    naive: dict[str, list[float]] = {arm: [] for arm in ARMS[:2]}
+    for n in range(20_000):
+        hard = rng.random() < 0.5
+        shares = (0.85, 0.05, 0.1) if hard else (0.1, 0.7, 0.2)
+        arm = ARMS[rng.choice(3, p=shares)]
+        data = decision(
+            arm, shares, policy="thompson", context={"version": "f1", "x": ""}, selector=f"sel-{n // 500}"
+        )
+        observe(trials, f"r{n}", data)
+        if arm in naive:
+            value = float(rng.random() < (0.3 if hard else 0.9))
+            naive[arm].append(value)
+            rate(trials, f"r{n}", data, value)
+    found = results(trials, kit)
+    first, second = (found.arms[arm].metrics["quality"] for arm in ARMS[:2])
+    assert np.mean(naive[ARMS[1]]) - np.mean(naive[ARMS[0]]) > 0.3
+    error = (first.variance(unit=True) / first.count + second.variance(unit=True) / second.count) ** 0.5
+    assert abs(first.mean - second.mean) < 4 * error
+    assert min(first.count, second.count) > 500
+
+
+def test_a_request_that_one_arm_may_not_serve_ends_no_comparison(kit):
+    """A cap leaves one of three prompts out of every third request; the comparison of the three goes on."""
+    arms = ("big/default", "big/brief", "big/long")
+    trials = PromptTrials()
+    trials.configure(kit.settings(arms))
+    whole, capped = (0.4, 0.3, 0.3), (0.6, 0.4, 0.0)
+    for n in range(300):
+        changes = {"arms": list(arms), "context": {"version": "f1", "x": ""}, "table_version": n + 1}
+        shares = capped if n % 3 == 2 else whole
+        observe(trials, f"r{n}", decision(arms[n % 2], shares, policy="thompson", **changes))
+    found = trials.results(kit.settings(arms).routes[0])
+    assert found.started_at == 1000.0
+    assert set(found.arms) == set(arms)
+    assert found.arms["big/default"].assigned > 50
+    assert found.arms["big/brief"].assigned > 80
+
+
 def test_a_rating_finds_what_its_request_was(trials, kit):
     """Of a thinned stream only the ratings of requests that entered count, before or after a restart."""
     data = decision("big/default", (0.9, 0.05, 0.05), policy="thompson")

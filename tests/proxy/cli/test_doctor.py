@@ -235,6 +235,21 @@ def test_constraints_that_can_not_be_kept_wait_for_a_person(examine, script, fea
     assert ("0.0014 is the nearest" in found["constraints"][0][1]) is not feasible
 
 
+@pytest.mark.parametrize(("problem", "word"), [(None, "ok"), ("http_404", "warn")])
+def test_a_judge_that_does_not_answer_is_named(examine, script, problem, word) -> None:
+    """No request fails for it, so nothing else would tell why a route stopped learning quality."""
+    judge = {"route": "chat", "name": "tutor", "model": "gpt", "answers": problem is None, "problem": problem}
+    script.on("GET", "/health/detailed", health())
+    script.on("GET", BASE, NONE_PAUSED)
+    script.on("GET", "/api/v1/judges", {"judges": [judge], "waiting": 0, "samples": {}})
+
+    code, found = examine()
+
+    assert code == 0
+    assert found["judges"][0][0] == word
+    assert ("tutor of route chat does not answer (http_404)" in found["judges"][0][1]) is (word == "warn")
+
+
 @pytest.mark.parametrize(
     ("status", "body", "words"),
     [

@@ -66,6 +66,9 @@ def test_json_lines_packed(tmp_path):
         (f"{HEAD},latency_s\n1,a,0.5,1,-2\n", "line 2: `latency_s` is -2.0"),
         (f"{HEAD}\n", "there is no row in it"),
         ("", "there is no row in it"),
+        (f"{HEAD}\n1,GPT 4,0.5,1\n", "line 2: 'GPT 4' can not be the name of an arm"),
+        (f"{HEAD},quality\n1,a,0.5,1,0.6\n", "line 1: the column 'quality' stands there twice"),
+        ("query;arm;quality;cost_usd\n1;a;0.5;1\n", "line 1: no column is called `arm`"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, text, said):
@@ -80,6 +83,8 @@ def test_what_is_wrong_is_said(tmp_path, text, said):
         ("{", "line 1: not JSON"),
         ("[1]", "line 1: not a JSON object"),
         ('{"features": 3}', "`features` is not"),
+        ("query,arm,quality,cost_usd", "CSV is read from files called .csv"),
+        ('{"query": 1, "arm": ["a"], "quality": 1, "cost_usd": 1}', "`arm` is neither a text nor a number"),
     ],
 )
 def test_json_that_is_none(tmp_path, text, said):
@@ -90,14 +95,31 @@ def test_json_that_is_none(tmp_path, text, said):
 
 def test_files_that_are_no_text(tmp_path):
     """Neither bytes that are no UTF-8 nor a broken archive is a traceback."""
-    plain, packed = tmp_path / "a.csv", tmp_path / "a.csv.gz"
+    plain, packed, damaged = tmp_path / "a.csv", tmp_path / "a.csv.gz", tmp_path / "b.csv.gz"
     plain.write_bytes(b"\xff\xfe\x00")
     packed.write_bytes(b"no archive")
+    whole = bytearray(gzip.compress(f"{HEAD}\n1,a,0.5,1\n".encode()))
+    # The kind of block that no deflate stream has.
+    whole[10] |= 0b110
+    damaged.write_bytes(whole)
 
     with pytest.raises(BadRecording, match="not UTF-8"):
         read(plain)
     with pytest.raises(BadRecording, match="can not be unpacked"):
         read(packed)
+    with pytest.raises(BadRecording, match="can not be unpacked"):
+        read(damaged)
+
+
+def test_prompts_may_be_long_and_names_of_columns_padded(tmp_path):
+    """The csv module gives up at 128 KiB, which many a prompt has; spreadsheets put blanks after commas."""
+    path = written(tmp_path, f"query, arm, quality, cost_usd, text\n1, a,0.5,1,{'word ' * 60_000}\n", "A.CSV")
+
+    (query,) = read(path).queries
+
+    assert list(query.cells) == ["a"]
+    assert query.text is not None
+    assert len(query.text) == 300_000
 
 
 def test_a_category_that_no_row_has(tmp_path):

@@ -1,7 +1,7 @@
 """`replay` and `report savings` on a log that was written like a worker's."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,14 @@ COST = (0.001, 0.004)
 QUALITY = (0.6, 0.8)
 
 
-def write_log(path: Path, n: int, *, shares: tuple[float, float] = (0.5, 0.5), route: str = "auto") -> Path:
+def write_log(
+    path: Path,
+    n: int,
+    *,
+    shares: tuple[float, float] = (0.5, 0.5),
+    route: str = "auto",
+    arms: Sequence[str] = ARMS,
+) -> Path:
     """A state directory with ``n`` rated requests, one a minute; returns it."""
     state = StateDirectory(path)
     incarnation = state.allocate_incarnation()
@@ -45,8 +52,8 @@ def write_log(path: Path, n: int, *, shares: tuple[float, float] = (0.5, 0.5), r
             "route": route,
             "arm": ARMS[arm],
             "baseline_arm": "large",
-            "arms": ARMS,
-            "probabilities": shares,
+            "arms": arms,
+            "probabilities": (*shares, *(0.0 for _ in arms[2:])),
             "propensity": shares[arm],
             "model_key": f"key-{ARMS[arm]}",
             "variant_key": "key-default",
@@ -234,6 +241,35 @@ def test_savings_against_any_arm(run: Callable[..., Result]) -> None:
     assert cheap["total"]["saved_usd"] < 0.0
     assert unknown.exit_code == 1
     assert "no arm 'tiny'" in unknown.stderr
+
+
+def test_savings_leave_out_routes_without_the_arm(run: Callable[..., Result], tmp_path: Path) -> None:
+    """One route lacks it: the others are compared; and the total says of how many it speaks."""
+    both = write_log(tmp_path / "both", 1500)
+    write_log(both, 100, route="few", arms=("large", "small", "medium"))
+
+    one = run("report", "savings", "--baseline", "medium", log=both)
+    all_of_them = run("report", "savings", log=both)
+
+    assert "no arm 'medium': auto" in one.stderr
+    assert "Route 'few'" in one.output
+    assert "Route 'auto'" not in one.output
+    assert one.exit_code == 3
+    assert "The 1 with a verdict together" in all_of_them.output
+
+
+def test_ratings_of_nobody_are_said_to_be_none(run: Callable[..., Result]) -> None:
+    """A rater that is misspelt must not look like quality that nobody asked about."""
+    result = run("report", "savings", "--rater", "judge@1")
+
+    assert "No rating of these requests is by judge@1." in result.output
+
+
+def test_mistakes_of_a_candidate_are_named_by_their_place_in_its_file(run: Callable[..., Result]) -> None:
+    """Neither the line nor the path of the configuration that it is put into for checking."""
+    result = run("replay", policy={"objectives": ["cost"], "constraints": {"quality_floor": 3}})
+
+    assert "  constraints.quality_floor: should be" in result.stderr
 
 
 def test_savings_without_enough_of_the_baseline_are_refused(

@@ -119,3 +119,18 @@ def test_a_file_in_another_format(tmp_path):
 
     assert result.exit_code == 1
     assert "data.csv: line 2: `quality` is 2.0" in result.output
+
+
+def test_missing_outcomes_are_said_to_be_missing(tmp_path):
+    """Means over different queries are compared with a warning only."""
+    path = tmp_path / "holes.csv"
+    rows = "".join(
+        f"{number},{arm},0.5,0.1\n" for number in range(30) for arm in ("a", "b")[: 1 + number % 2]
+    )
+    path.write_text(f"query,arm,quality,cost_usd\n{rows}")
+
+    shown = simulate("--data", path)
+    exact = json.loads(simulate("--data", path, "-o", "json").stdout)
+
+    assert "15 outcomes are not in the data" in shown.output
+    assert exact["missing_outcomes"] == 15

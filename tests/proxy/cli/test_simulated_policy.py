@@ -8,7 +8,7 @@ import pytest
 from optimizer.routing import ClientFeature
 from optimizer.settings import Constraints
 from proxy.cli.recorded import BadRecording, Cell, Query, Recording
-from proxy.cli.simulated_policy import Asked, client_features, experiment
+from proxy.cli.simulated_policy import Asked, BadPolicy, client_features, experiment
 from proxy.config.problems import ConfigProblems
 
 
@@ -80,6 +80,38 @@ def test_a_policy_file_with_mistakes_is_refused(tmp_path, text):
 
     with pytest.raises(ConfigProblems):
         experiment(recording(), Asked(policy=path))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("policy: {\n", "cannot read"),
+        ("- thompson\n", "not the keys"),
+        ("arms: [cheap]\n", "those of the data"),
+    ],
+)
+def test_a_policy_file_that_is_none_is_named(tmp_path, text, said):
+    """The file, and why."""
+    path = tmp_path / "route.yaml"
+    path.write_text(text)
+
+    with pytest.raises(BadPolicy, match=said) as refused:
+        experiment(recording(), Asked(policy=path))
+
+    assert str(path) in str(refused.value)
+
+
+def test_with_too_many_arms_no_request_is_looked_at():
+    """As in a configuration, where such a route has no context."""
+    many = recording(arms=tuple(f"arm{number}" for number in range(33)))
+
+    assert experiment(many, Asked()).world.size == 1
+
+
+def test_burn_in_leaves_something_to_report():
+    """A share that takes everything is refused."""
+    with pytest.raises(BadRecording, match="no query"):
+        experiment(recording(3), Asked(burn_in=0.99))
 
 
 def test_burn_in_is_a_share_or_a_file_of_its_own():

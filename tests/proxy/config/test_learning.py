@@ -191,7 +191,7 @@ def test_what_has_no_effect_is_said():
         "keeps no constraints"
         in notes_of(fixed + "constraints: {quality_floor: 0.5}")["routes.r.constraints"]
     )
-    assert "does not look at requests" in notes_of(fixed + "context: true")["routes.r.context"]
+    assert "only has requests recorded" in notes_of(fixed + "context: true")["routes.r.context"]
     assert "single arm" in notes_of("arms: [a], context: true")["routes.r.context"]
     assert "single arm" in notes_of("arms: [a], constraints: {quality_floor: 0.5}")["routes.r.constraints"]
     assert "without `lexical" in notes_of(TWO + "context: {lexical_size: 3}")["routes.r.context.lexical_size"]

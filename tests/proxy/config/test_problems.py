@@ -307,6 +307,37 @@ routes:
     ]
 
 
+def test_a_part_that_lacks_a_key_takes_nothing_around_it_along():
+    """A judge without its model goes as a whole; its other mistakes must not take the route, and then all routes."""
+    text = """\
+models: {m: {upstream: openai, price: {input: 1, output: 1}}}
+routes:
+  one:
+    arms: [m]
+    judge: {rate: 7, foo: 1}
+    drift: {keep: 2}
+  two:
+    arms: [m]
+    baseline: x
+    context: {client: [{header: x-a, values: [1, 2]}, {name: a}, {name: "b c", header: x-b}]}
+"""
+
+    problems = problems_of(text)
+
+    assert [(problem.line, problem.path) for problem in problems] == [
+        (5, "routes.one.judge.model"),
+        (5, "routes.one.judge.rate"),
+        (5, "routes.one.judge.foo"),
+        (6, "routes.one.drift.keep"),
+        (9, "routes.two.baseline"),
+        (10, "routes.two.context.client[0].name"),
+        (10, "routes.two.context.client[0].values[0]"),
+        (10, "routes.two.context.client[0].values[1]"),
+        (10, "routes.two.context.client[2].name"),
+        (10, "routes.two.context.client[1]"),
+    ]
+
+
 def test_reference_to_a_refused_entry_is_not_blamed_as_well():
     """The model is there, only its price is wrong."""
     problems = problems_of("models: {m: {upstream: openai, price: 3}}\nroutes: {chat: {arms: [m]}}")

@@ -14,6 +14,7 @@ from proxy.control.metrics.exposition import ConfigFacts, Facts, collect, render
 from proxy.control.metrics.limits import LimitFacts, Standing
 from proxy.control.metrics.observer import MetricsObserver, WorkerSeen
 from proxy.control.metrics.totals import Vocabulary
+from proxy.selectors import REFUSALS
 
 PROMISED = (
     "llm_optimizer_cost_total",
@@ -194,6 +195,7 @@ def test_what_workers_report_beside_events_is_shown() -> None:
         "cpu_s": 1.5,
         "shed": 4,
         "evicted": 3,
+        "index_refused": {"checksum": 2},
         "log": {"diverted": 1, "diversions": 2, "queued_bytes": 9},
     }
     watched.observe({"type": WORKER_STATS, "id": "w", "data": {"worker": 1, **stats}}, None)
@@ -209,6 +211,8 @@ def test_what_workers_report_beside_events_is_shown() -> None:
     }
     values = (7, 2, 1, 1.5, 1, 9)
     assert of_worker == dict(zip(of_worker, ([({"worker": "1"}, value)] for value in values), strict=True))
+    refused = {labels["reason"]: value for labels, value in found["llm_optimizer_worker_index_refused"]}
+    assert refused == {**dict.fromkeys(REFUSALS, 0.0), "checksum": 2.0}
     assert found["llm_optimizer_requests_shed_total"] == [({}, 4)]
     assert found["llm_optimizer_slow_readers_evicted_total"] == [({}, 3)]
     assert found["llm_optimizer_log_diversions_total"] == [({}, 3)]

@@ -1,5 +1,6 @@
 """Totals: what an event adds, what bounds the labels, what survives."""
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -423,3 +424,43 @@ def test_the_window_never_counts_more_than_it_saw(rows: list[tuple[int, bool]]) 
     asked, failures = window.counts(3000.0)
 
     assert 0 <= failures <= asked <= len(rows)
+
+
+def test_parts_say_what_a_snapshot_says_and_change_only_where_something_counted() -> None:
+    """Thousands of arms must not be encoded for every step of the log."""
+    route = SETTINGS.routes[0]
+    settings = replace(SETTINGS, routes=(route, replace(route, name="other"), replace(route, name="idle")))
+    observer = MetricsObserver(Vocabulary.of(settings), now=lambda: 1000.0)
+    observer.observe(request(), None)
+    observer.observe(request(route="other", arm="b", model="large"), None)
+    first = observer.snapshot_parts()
+    observer.observe(request(arm="b", model="large"), None)
+    second = observer.snapshot_parts()
+
+    assert first.keys() == second.keys() == {"", "chat", "other"}
+    assert second["other"] is first["other"]
+    assert second["chat"] != first["chat"]
+
+    again = MetricsObserver(Vocabulary.of(settings), now=lambda: 1000.0)
+    again.restore(second[""])
+    for part in ("chat", "other"):
+        again.restore_part(second[part])
+    assert again.snapshot_parts() == second
+    assert again.snapshot() == observer.snapshot()
+    again.observe(request(route="other"), None)
+    assert again.arms["other", "a", "small"].requests == {("completed", "2xx"): 1}
+    assert again.arms["other", "b", "large"].requests == {("completed", "2xx"): 1}
+    assert again.snapshot_parts()["other"] != second["other"]
+
+
+def test_a_snapshot_of_before_there_were_parts_becomes_parts() -> None:
+    """All totals are in the whole one then."""
+    old, new, third = build(), build(), build()
+    old.observe(request(), None)
+
+    new.restore(old.snapshot())
+    parts = new.snapshot_parts()
+    third.restore(parts[""])
+    third.restore_part(parts["chat"])
+
+    assert third.snapshot() == old.snapshot()
