@@ -23,7 +23,7 @@ import numpy as np
 
 from policies.types import FloatArray
 
-RUN_LENGTH: Final = 200_000
+RUN_LENGTH: Final = 1_000_000
 """Observations between two false alarms of one side, when the noise is known."""
 
 LEAST_REFERENCE: Final = 30

@@ -7,7 +7,8 @@ found by bisection, in turns (Agrawal-Devanur; Balseiro-Gur pacing, with the mod
 What the model gets wrong, the caller corrects by moving the targets by what was really spent (``aims``).
 
 When not everything can be kept, quality and lateness are kept and the cost is what it takes: never compromise quality
-without being told. What can't be reached at all is approached as closely as it can be.
+without being told. A floor that no mix is believed to reach is tried for with arms that may be better than believed;
+what can't be reached even so is approached as closely as it can be.
 """
 
 from dataclasses import dataclass, replace
@@ -38,6 +39,9 @@ _POINTS = 48
 # A constraint that is missed by less, relative to its target, is kept.
 _SLACK = 0.02
 _SLACK_QUALITY = 0.002
+# Where no mix is believed to reach a floor of quality, arms are taken to be as many standard deviations better than
+# believed as it needs: who was hardly tried gets the chance, cheapest first, instead of the best known at any price.
+_HOPES = (1.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +134,24 @@ def steer(
         max_request_usd: See ``policies.contextual.Index``.
     """
     search = _Search(beliefs, requests, given, max_request_usd)
-    found = search.solve(aims)
-    expected = search.expect(found)
-    return Course(
-        index_of(beliefs, found, given, max_request_usd=max_request_usd),
-        found,
-        expected,
-        missed(aims, expected),
-    )
+    believed, found = beliefs, search.solve(aims)
+    if QUALITY in missed(aims, search.expect(found)):
+        for hopeful in (_hoping(beliefs, hope) for hope in _HOPES):
+            trial = _Search(hopeful, requests, given, max_request_usd)
+            multipliers = trial.solve(aims)
+            if QUALITY not in missed(aims, trial.expect(multipliers)):
+                believed, found = hopeful, multipliers
+                break
+    index = index_of(believed, found, given, max_request_usd=max_request_usd)
+    expected = search.judge(index)
+    return Course(index, found, expected, missed(aims, expected))
+
+
+def _hoping(beliefs: Beliefs, hope: float) -> Beliefs:
+    """``beliefs`` with the quality of every arm so many standard deviations better than believed."""
+    weights = beliefs.quality.weights.copy()
+    weights[:, 0] += hope * np.sqrt(beliefs.quality.level)
+    return replace(beliefs, quality=replace(beliefs.quality, weights=weights))
 
 
 def missed(aims: Aims, expected: Expected) -> tuple[str, ...]:
@@ -163,7 +177,12 @@ class _Search:
 
     def expect(self, multipliers: Multipliers) -> Expected:
         """What the policy under ``multipliers`` leads to."""
-        index = index_of(self._beliefs, multipliers, self._given, max_request_usd=self._max_request_usd)
+        return self.judge(
+            index_of(self._beliefs, multipliers, self._given, max_request_usd=self._max_request_usd)
+        )
+
+    def judge(self, index: Index) -> Expected:
+        """What drawing by ``index`` leads to, as far as is believed."""
         shares = index.shares(self._requests, points=_POINTS)
         return Expected(
             float((shares * self._cost).sum(axis=1).mean()),

@@ -74,7 +74,7 @@ def test_latencies_that_resemble_their_neighbours_raise_few_alarms():
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "most"), [(0.84, 0.502, 45), (0.9, 0.7, 85), (0.99, 0.5, 30), (0.518, 0.68, 170)]
+    ("before", "after", "most"), [(0.84, 0.502, 45), (0.9, 0.7, 85), (0.99, 0.5, 30), (0.518, 0.68, 210)]
 )
 def test_a_change_is_told_soon(before, after, most):
     """Median over 20 seeds of the observations it takes; the first pair is that of GPT-4 in 2023."""

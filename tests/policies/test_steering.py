@@ -239,6 +239,21 @@ def test_a_floor_above_the_best_arm_is_said() -> None:
     assert course.expected.quality == pytest.approx(0.9, abs=0.002)
 
 
+def test_who_may_reach_the_floor_is_tried_before_the_best_known_at_any_price() -> None:
+    """Nobody is believed to reach .89; the cheaper arm was hardly tried and may, the dearer one is known not to."""
+    made = beliefs_of((0.8, 0.86, 0.885), (0.0001, 0.002, 0.015), cost_goal=1.0)
+    uncertain = np.array([0.003, 0.05, 0.003]) ** 2
+    made = replace(made, pursued=np.zeros(3), quality=replace(made.quality, level=uncertain))
+
+    course = steer(made, ALONE, Aims(quality=0.89), given_of())
+
+    shares = course.index.shares(ALONE)[0]
+    assert shares[1] > 0.5
+    assert shares[2] < 1e-6
+    assert course.missed == (QUALITY,)
+    assert course.expected.quality == pytest.approx(told(course, made, ALONE)[1])
+
+
 def test_lateness_that_nobody_keeps_is_said() -> None:
     """And the fastest arm is played."""
     course = steer(beliefs_of(late=(0.4, 0.3, 0.6)), ALONE, Aims(late=0.05), given_of())
