@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
 
 from optimizer import events
@@ -190,8 +191,10 @@ def targets_of(
     if constraints.quality_floor is not None:
         floors.append(constraints.quality_floor)
     if constraints.quality_ratio is not None:
-        best = float((requests @ beliefs.quality.weights[baseline]).clip(0.0, 1.0).mean())
-        floors.append(constraints.quality_ratio * best)
+        # As good as it may well be: a baseline that was unlucky at first would lower its own floor, and nobody would
+        # ever ask it again.
+        level = requests @ beliefs.quality.weights[baseline] + float(np.sqrt(beliefs.quality.level[baseline]))
+        floors.append(constraints.quality_ratio * float(level.clip(0.0, 1.0).mean()))
     asked = Aims(
         cost_usd=min(costs) if costs else None,
         quality=max(floors) if floors else None,
