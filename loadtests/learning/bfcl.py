@@ -30,7 +30,6 @@ LEARNING = 1000
 WINDOW = 500
 TARGET = 0.89
 RATIOS = (0.98, 0.99, 1.0)
-_VIEWS_OF_RATIOS = 2
 STARVED = 100
 """The broken arm is starved where its mean share of so many decisions in a row is its floor's."""
 
@@ -97,7 +96,7 @@ def floors(team: Team) -> list[Row]:
     plan = [
         (name, label, floor, task)
         for name, floor, constraints in goals
-        for label, world, context in views[: None if floor == TARGET else _VIEWS_OF_RATIOS]
+        for label, world, context in (views if floor == TARGET else views[1:2])
         for task in (_tasks(world, context, constraints, floor, team.seeds),)
     ]
     found = iter(team.run("bfcl", one, [task for *_, tasks in plan for task in tasks]))

@@ -320,7 +320,7 @@ async def test_waiting_for_the_end_of_a_stream_is_the_upstreams_time(raw_proxy, 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(SSE + piece(delta()) + piece(delta(finish="stop")))
         await writer.drain()
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.35)
         writer.write(piece(DONE) + b"0\r\n\r\n")
 
     raw_upstream.script = script

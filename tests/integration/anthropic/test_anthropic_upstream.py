@@ -149,7 +149,7 @@ async def test_first_text_is_sent_on_at_once_and_pings_are_no_content(claude, me
     """The caller has the first text before the second is written; time to first token is that text's, not a ping's."""
     read = asyncio.Event()
     whole = messages.events(messages.message())
-    messages.stream = [b"".join(whole[:3]), 0.15, whole[3], read, *whole[4:]]
+    messages.stream = [b"".join(whole[:3]), 0.2, whole[3], read, *whole[4:]]
     texts = []
     async for part in await caller.ask(stream=True):
         if part.choices[0].delta.content:
