@@ -64,8 +64,8 @@ class Course:
         return {model: taken.count(model) / len(taken) for model in sorted(set(taken))}
 
 
-def configuration(recording: Recording, port: int, courses: Sequence[Course]) -> dict[str, Any]:
-    """One model per recorded model, priced so that a token is ``USD_PER_TOKEN``; one route per weighting."""
+def recorded_models(recording: Recording, port: int) -> dict[str, Any]:
+    """One model per recorded model, priced so that a token is ``USD_PER_TOKEN``, at the upstream on ``port``."""
     return {
         "log": {"level": "warning"},
         "upstreams": {
@@ -75,6 +75,13 @@ def configuration(recording: Recording, port: int, courses: Sequence[Course]) ->
             model: {"upstream": "recorded", "price": {"input": 0.0, "output": USD_PER_TOKEN * 1e6}}
             for model in recording.models
         },
+    }
+
+
+def configuration(recording: Recording, port: int, courses: Sequence[Course]) -> dict[str, Any]:
+    """The recorded models, and one route per weighting."""
+    return {
+        **recorded_models(recording, port),
         "routes": {
             course.route: {
                 "baseline": recording.models[-1],

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from optimizer import reward, selector_file
+from optimizer import selector_file
 from optimizer.condenser import Condenser
 from optimizer.events import INLINE_VECTOR_ARMS
 from optimizer.indexing import (
@@ -25,12 +25,11 @@ from optimizer.indexing import (
     Frozen,
     Material,
     freeze,
+    gather_linear,
     guesses_usd,
     is_steered,
-    metrics_of,
-    watched_of,
 )
-from optimizer.linear_statistics import DONE, RATED, LinearStatistics
+from optimizer.linear_statistics import LinearStatistics
 from optimizer.publisher import gather, goals_of, params_of, rounded, selector_id
 from optimizer.routing import CANDIDATE, CONTROL, Features, Model, Resilience, Route, Selector, Side
 from optimizer.settings import DriftSettings, RouteSettings, Settings
@@ -159,10 +158,6 @@ class ContextBook:
         self._queue.stale.discard(key)
 
     # --- being asked --------------------------------------------------------------------------------
-
-    def is_steered(self, route: RouteSettings) -> bool:
-        """Whether its shares come from an index, see ``indexing.is_steered``."""
-        return is_steered(route)
 
     def features(self, route: RouteSettings) -> Features | None:
         """What a route's workers look at; None where no index needs it.
@@ -377,12 +372,7 @@ class ContextBook:
             self._ledger.bounds_ms[route.name] = bound
         linear: dict[str, list[LinearSums | None]] = {}
         if features is not None:
-            for metric in {*metrics_of(route, goals), *watched_of(route, evidence)}:
-                group = RATED if metric == reward.QUALITY else DONE
-                linear[metric] = [
-                    self._linear.sums(route.name, arm, features.version, group, metric, now=now)
-                    for arm in route.arms
-                ]
+            linear = gather_linear(self._linear, route, evidence, goals, features.version, now=now)
         return Material(
             route=route,
             goals=goals,

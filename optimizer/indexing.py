@@ -12,6 +12,7 @@ import numpy as np
 
 from optimizer import reward
 from optimizer.events import INLINE_VECTOR_ARMS
+from optimizer.linear_statistics import DONE, RATED, LinearStatistics
 from optimizer.routing import Arm, Model
 from optimizer.settings import RouteSettings
 from optimizer.steering import Account, Steering, Targets, status_of, targets_of
@@ -104,6 +105,25 @@ def watched_of(route: RouteSettings, evidence: Sequence[ArmEvidence]) -> tuple[s
     # Replies that are all valid, or none, depend on nothing.
     varies = any(0.0 < arm.signal(reward.VALID).mean < 1.0 for arm in evidence)
     return (QUALITY, reward.COST, reward.VALID) if varies else (QUALITY, reward.COST)
+
+
+def gather_linear(
+    linear: LinearStatistics,
+    route: RouteSettings,
+    evidence: Sequence[ArmEvidence],
+    goals: Sequence[Goal],
+    version: str,
+    *,
+    now: float,
+) -> dict[str, list[LinearSums | None]]:
+    """``Material.linear`` under one version of the features: what deciding and watching need."""
+    return {
+        metric: [
+            linear.sums(route.name, arm, version, RATED if metric == QUALITY else DONE, metric, now=now)
+            for arm in route.arms
+        ]
+        for metric in {*metrics_of(route, goals), *watched_of(route, evidence)}
+    }
 
 
 def freeze(material: Material, *, now: float) -> Frozen:

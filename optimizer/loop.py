@@ -11,7 +11,7 @@ import numpy as np
 
 from optimizer import reward
 from optimizer.drift_memory import MemoryWatch
-from optimizer.indexing import Frozen, Material, freeze, metrics_of, watched_of
+from optimizer.indexing import Frozen, Material, freeze, gather_linear
 from optimizer.linear_statistics import DONE, RATED, LinearStatistics
 from optimizer.publisher import gather, goals_of, params_of
 from optimizer.settings import RouteSettings
@@ -137,12 +137,7 @@ class RouteLoop:
         linear: dict[str, list[LinearSums | None]] = {}
         recent = None
         if self._size > 1:
-            for metric in {*metrics_of(route, goals), *watched_of(route, evidence)}:
-                group = RATED if metric == reward.QUALITY else DONE
-                linear[metric] = [
-                    self.linear.sums(route.name, arm, _VERSION, group, metric, now=self._now)
-                    for arm in route.arms
-                ]
+            linear = gather_linear(self.linear, route, evidence, goals, _VERSION, now=self._now)
             recent = self.linear.recent(route.name, _VERSION)
         material = Material(
             route=route,

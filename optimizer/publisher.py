@@ -114,10 +114,6 @@ def _number(name: str) -> int:
 class Steered(Protocol):
     """Who keeps the selectors of routes that look at requests or keep constraints; see ``optimizer.context_book``."""
 
-    def is_steered(self, route: RouteSettings) -> bool:
-        """Whether ``selector`` is to be asked."""
-        ...
-
     def features(self, route: RouteSettings) -> Features | None:
         """What the route's workers look at."""
         ...
@@ -232,7 +228,7 @@ class Publisher:
 
     def _side(self, route: RouteSettings, name: str, source: EvidenceSource, *, now: float) -> Side:
         if self._steered is not None:
-            if self._steered.is_steered(route):
+            if is_steered(route):
                 return Side(route.arms, self._steered.selector(route, name), route.baseline)
             self._steered.drop(route.name, name)
         return build_side(route, gather(route, source, now=now), seed=self._seed)

@@ -27,7 +27,7 @@ from loadtests.product import product
 from loadtests.recording import Recording
 from loadtests.recording import Row as Prompt
 from loadtests.recording import read as read_recording
-from loadtests.replay import ARM, COST, IN_FLIGHT, REQUEST_ID, USD_PER_TOKEN, answers
+from loadtests.replay import ARM, COST, IN_FLIGHT, REQUEST_ID, answers, recorded_models
 from optimizer.settings import ContextSettings
 
 Row: TypeAlias = dict[str, Any]
@@ -81,16 +81,9 @@ def http(team: Team) -> list[Row]:
 
 
 def configuration(recording: Recording, port: int, courses: Sequence[Course]) -> dict[str, Any]:
-    """One model per recorded model, priced so that a token is ``USD_PER_TOKEN``; a route per budget and copy."""
+    """The recorded models, and a route per budget and copy."""
     return {
-        "log": {"level": "warning"},
-        "upstreams": {
-            "recorded": {"provider": "openai", "base_url": f"http://127.0.0.1:{port}/v1", "auth": "none"}
-        },
-        "models": {
-            model: {"upstream": "recorded", "price": {"input": 0.0, "output": USD_PER_TOKEN * 1e6}}
-            for model in recording.models
-        },
+        **recorded_models(recording, port),
         "routes": {
             course.route: {
                 "baseline": recording.models[-1],

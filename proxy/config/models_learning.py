@@ -24,6 +24,14 @@ LONGEST_RUBRIC = 8_000
 Share = Annotated[Fraction, Field(gt=0)]
 
 
+def _switch(value: Any) -> dict[str, bool] | None:
+    """What `true` or `false` in the place of a block stands for; None for anything else."""
+    if switched_off(value):
+        return {"enabled": False}
+    is_on = value is True or (isinstance(value, str) and value.strip().lower() == "true")
+    return {} if is_on else None
+
+
 class ClientFeatureBlock(Block):
     """Something that callers say about a request, in a header or in the body's `metadata`."""
 
@@ -59,11 +67,8 @@ class ContextBlock(Block):
     @classmethod
     def shorthand(cls, value: Any) -> Any:
         """`true` is the built-in features, `false` none."""
-        if switched_off(value):
-            return {"enabled": False}
-        if value is True or (isinstance(value, str) and value.strip().lower() == "true"):
-            return {}
-        return super().shorthand(value)
+        switch = _switch(value)
+        return super().shorthand(value) if switch is None else switch
 
 
 class ConstraintsBlock(Block):
@@ -110,11 +115,8 @@ class DriftBlock(Block):
     @classmethod
     def shorthand(cls, value: Any) -> Any:
         """`false` is off, `true` the defaults."""
-        if switched_off(value):
-            return {"enabled": False}
-        if value is True or (isinstance(value, str) and value.strip().lower() == "true"):
-            return {}
-        return super().shorthand(value)
+        switch = _switch(value)
+        return super().shorthand(value) if switch is None else switch
 
 
 class JudgeBlock(Block):

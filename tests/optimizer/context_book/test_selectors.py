@@ -7,6 +7,7 @@ import pytest
 
 from optimizer import selector_file
 from optimizer.events import INLINE_VECTOR_ARMS
+from optimizer.indexing import is_steered
 from optimizer.publisher import Publisher
 from optimizer.routing import CANDIDATE, CONTROL, ClientFeature
 from optimizer.settings import (
@@ -246,7 +247,7 @@ async def test_old_files_go_and_needed_ones_stay(bench: Bench) -> None:
 def test_a_policy_that_does_not_look_has_its_requests_recorded(bench: Bench) -> None:
     """So that a change to one that does begins with knowledge."""
     plain = route(policy=PolicySettings(name="fixed"))
-    assert not bench.book.is_steered(plain)
+    assert not is_steered(plain)
     assert bench.table(plain).routes[0].features is not None
 
 
@@ -257,5 +258,5 @@ def test_an_unsteered_route_is_none_of_its_business(bench: Bench) -> None:
         route("auto", "small", baseline="small/default"),
         route(context=None),
     ):
-        assert not bench.book.is_steered(plain)
+        assert not is_steered(plain)
         assert bench.table(plain).routes[0].features is None
