@@ -6,6 +6,7 @@ Invariant: a file is moved aside, never deleted and never overwritten, and the l
 
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Final, Literal, TypeAlias
 Migration: TypeAlias = Callable[[sqlite3.Connection], None]
 
 DAMAGE: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
+_RETRY_S: Final = 0.005
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ def connect(
     path.touch(mode=0o600)
     connection = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=not any_thread)
     try:
-        connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        _write_ahead(connection, busy_s)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         if not checkpoints:
             connection.execute("PRAGMA wal_autocheckpoint = 0")
@@ -49,6 +51,24 @@ def connect(
         connection.close()
         raise
     return connection
+
+
+def _write_ahead(connection: sqlite3.Connection, busy_s: float) -> None:
+    """Switch to WAL mode, waiting for others who are at it.
+
+    SQLite refuses this one statement at once instead of waiting: two that hold the shared lock and want the exclusive
+    one would wait for each other.
+    """
+    until = time.monotonic() + busy_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            if code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(_RETRY_S)
+        else:
+            return
 
 
 @contextmanager
