@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from loadtests.markdown import percent, table
+
 PAGE = Path("docs/learning.md")
 KEPT = Path("loadtests/results/learning.json")
 
@@ -33,28 +35,18 @@ def rendered(text: str, results: Mapping[str, Any]) -> str:
         KeyError: If a mark names no table.
     """
 
-    def table(found: re.Match[str]) -> str:
+    def figures(found: re.Match[str]) -> str:
         name = found.group(1)
         draw = TABLES[name]
         body = draw(results[name]["rows"]) if name in results else "not measured yet"
         return f"<!-- figures: {name} -->\n\n{body}\n\n<!-- end -->"
 
-    return re.sub(r"<!-- figures: (\w+) -->.*?<!-- end -->", table, text, flags=re.DOTALL)
-
-
-def drawn(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return re.sub(r"<!-- figures: (\w+) -->.*?<!-- end -->", figures, text, flags=re.DOTALL)
 
 
 def dollars(amount: float | None) -> str:
     """USD with the digits that tell."""
     return "-" if amount is None else f"${amount:.3g}"
-
-
-def _points(share: float) -> str:
-    return f"{100.0 * share:.3g} %"
 
 
 def _spread(row: Row | None) -> str:
@@ -66,7 +58,7 @@ def _spent(row: Row | None) -> str:
 
 
 def _paretobandit(rows: Sequence[Row]) -> str:
-    return drawn(
+    return table(
         (
             "USD a request",
             "best single",
@@ -102,7 +94,7 @@ def _paretobandit(rows: Sequence[Row]) -> str:
 
 
 def _bfcl(rows: Sequence[Row]) -> str:
-    return drawn(
+    return table(
         (
             "goal",
             "what is looked at",
@@ -127,8 +119,8 @@ def _bfcl(rows: Sequence[Row]) -> str:
                 "-" if row["times_least"] is None else f"{row['times_least']:.3f}",
                 _thousand(row["category_cost"]),
                 _thousand(row["oracle_cost"]),
-                _points(row["saving"]),
-                _points(row["short_windows"]),
+                percent(row["saving"]),
+                percent(row["short_windows"]),
             )
             for row in rows
         ],
@@ -140,7 +132,7 @@ def _thousand(cost: float | None) -> str:
 
 
 def _broken(rows: Sequence[Row]) -> str:
-    return drawn(
+    return table(
         ("goal", "what is looked at", "runs", "pulls until starved: median", "most", "never"),
         [
             (
@@ -161,12 +153,12 @@ def _pulls(counts: Sequence[int]) -> tuple[str, str]:
 
 
 def _delay(rows: Sequence[Row]) -> str:
-    return drawn(
+    return table(
         ("USD a request", "rated", "requests late", "reward", "cost / target"),
         [
             (
                 f"{row['budget']:.2g}",
-                _points(row["share"]),
+                percent(row["share"]),
                 str(row["delay"]),
                 _spread(row),
                 _spent(row),
@@ -177,7 +169,7 @@ def _delay(rows: Sequence[Row]) -> str:
 
 
 def _priors(rows: Sequence[Row]) -> str:
-    return drawn(
+    return table(
         (
             "ratings",
             "prior strength",
@@ -191,7 +183,7 @@ def _priors(rows: Sequence[Row]) -> str:
                 f"{row['strength']:g}",
                 _spread(row),
                 f"{row['best']:.4f}",
-                _points(row["best_share"]),
+                percent(row["best_share"]),
             )
             for row in rows
         ],
@@ -199,16 +191,16 @@ def _priors(rows: Sequence[Row]) -> str:
 
 
 def _judge(rows: Sequence[Row]) -> str:
-    return drawn(
+    return table(
         ("what the judge says", "rated", "true reward", "cost / target"),
-        [(row["judge"], _points(row["share"]), _spread(row), _spent(row)) for row in rows],
+        [(row["judge"], percent(row["share"]), _spread(row), _spent(row)) for row in rows],
     )
 
 
 def _plain(rows: Sequence[Row]) -> str:
     """Rows as they are: a column per name."""
     names = list(rows[0])
-    return drawn(
+    return table(
         [name.replace("_", " ") for name in names], [[_cell(row[name]) for name in names] for row in rows]
     )
 
@@ -228,7 +220,7 @@ def _cell(value: Any) -> str:
 
 
 def _http(rows: Sequence[Row]) -> str:
-    return drawn(
+    return table(
         ("USD a request", "", "runs", "reward", "cost / target"),
         [(f"{row['budget']:.2g}", row["way"], str(row["seeds"]), _spread(row), _spent(row)) for row in rows],
     )

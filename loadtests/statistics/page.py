@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loadtests.markdown import percent, table
+
 PAGE = Path("docs/statistics.md")
 KEPT = Path("loadtests/results/statistics.json")
 
@@ -32,21 +34,12 @@ def rendered(text: str, results: Mapping[str, Any]) -> str:
         KeyError: If a mark names no table.
     """
 
-    def table(found: re.Match[str]) -> str:
+    def figures(found: re.Match[str]) -> str:
         name = found.group(1)
         body = _TABLES[name](results[name]["rows"]) if name in results else "not measured yet"
         return f"<!-- figures: {name} -->\n\n{body}\n\n<!-- end -->"
 
-    return re.sub(r"<!-- figures: (\w+) -->.*?<!-- end -->", table, text, flags=re.DOTALL)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def _percent(share: float) -> str:
-    return f"{100.0 * share:.3g} %"
+    return re.sub(r"<!-- figures: (\w+) -->.*?<!-- end -->", figures, text, flags=re.DOTALL)
 
 
 def _count(value: float | None) -> str:
@@ -54,14 +47,14 @@ def _count(value: float | None) -> str:
 
 
 def _identical(rows: Sequence[Row]) -> str:
-    return _table(
+    return table(
         ("both sides", "rollouts", "rolled back", "paused", "by which guard"),
         [
             (
                 row["world"],
                 _count(row["runs"]),
-                _percent(row["rolled_back"]),
-                _percent(row["paused"]),
+                percent(row["rolled_back"]),
+                percent(row["paused"]),
                 ", ".join(f"{guard} {count}" for guard, count in row["by_guard"].items()) or "-",
             )
             for row in rows
@@ -70,7 +63,7 @@ def _identical(rows: Sequence[Row]) -> str:
 
 
 def _margin(rows: Sequence[Row]) -> str:
-    return _table(
+    return table(
         (
             "canary",
             "control → candidate",
@@ -84,8 +77,8 @@ def _margin(rows: Sequence[Row]) -> str:
                 f"{row['percentage']:g} %",
                 str(row["change"]),
                 _count(row["runs"]),
-                _percent(row["promoted"]),
-                _percent(row["rolled_back"]),
+                percent(row["promoted"]),
+                percent(row["rolled_back"]),
                 _count(row["median_canary"]),
             )
             for row in rows
@@ -94,14 +87,14 @@ def _margin(rows: Sequence[Row]) -> str:
 
 
 def _promotion(rows: Sequence[Row]) -> str:
-    return _table(
+    return table(
         ("candidate errors", "runs", "P(promoted)", "P(rolled back)", "median canary requests to rollback"),
         [
             (
-                _percent(row["candidate_errors"]),
+                percent(row["candidate_errors"]),
                 _count(row["runs"]),
-                _percent(row["promoted"]),
-                _percent(row["rolled_back"]),
+                percent(row["promoted"]),
+                percent(row["rolled_back"]),
                 _count(row["median_canary"]),
             )
             for row in rows
@@ -110,7 +103,7 @@ def _promotion(rows: Sequence[Row]) -> str:
 
 
 def _harm(rows: Sequence[Row]) -> str:
-    return _table(
+    return table(
         (
             "harm",
             "canary",
@@ -125,7 +118,7 @@ def _harm(rows: Sequence[Row]) -> str:
                 row["harm"],
                 f"{row['percentage']:g} %",
                 _count(row["runs"]),
-                _percent(row["rolled_back"]),
+                percent(row["rolled_back"]),
                 _count(row["median_canary"]),
                 _count(row["p90_canary"]),
                 _count(row["median_requests"]),
@@ -136,7 +129,7 @@ def _harm(rows: Sequence[Row]) -> str:
 
 
 def _prompts(rows: Sequence[Row]) -> str:
-    return _table(
+    return table(
         ("variants", "true lift", "runs", "a winner", "median per prompt"),
         [
             (
@@ -153,7 +146,7 @@ def _prompts(rows: Sequence[Row]) -> str:
 
 def _canaries(rows: Sequence[Row]) -> str:
     rates = ("0.02", "0.03", "0.05", "0.1", "0.3")
-    return _table(
+    return table(
         ("rule", "2 % (false)", "3 %", "5 %", "10 %", "30 %"),
         [
             (
@@ -169,7 +162,7 @@ def _canaries(rows: Sequence[Row]) -> str:
 
 
 def _ratios(rows: Sequence[Row]) -> str:
-    return _table(
+    return table(
         ("meant share", "real share", "runs", "alarms", "median requests"),
         [
             (
@@ -185,7 +178,7 @@ def _ratios(rows: Sequence[Row]) -> str:
 
 
 def _drift(rows: Sequence[Row]) -> str:
-    return _table(
+    return table(
         (
             "task",
             "model",
@@ -200,10 +193,10 @@ def _drift(rows: Sequence[Row]) -> str:
             (
                 row["task"],
                 row["model"],
-                _percent(row["march"]),
-                _percent(row["june"]),
-                _percent(row["rated"]),
-                _percent(row["rolled_back"]),
+                percent(row["march"]),
+                percent(row["june"]),
+                percent(row["rated"]),
+                percent(row["rolled_back"]),
                 _count(row["median_canary"]),
                 _count(row["median_ratings"]),
             )
