@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loadtests.learning.routes import COST, route
 from loadtests.learning.team import Team
@@ -68,19 +69,28 @@ def one(task: Task) -> Played:
         float(counted.quality.mean()),
         float(counted.cost.mean()),
         float(np.mean([mean < task.floor - 0.015 for mean in windows])),
-        pulls_until_starved(course, task.world.arms.index(BROKEN)) if BROKEN in task.world.arms else None,
+        _broken_pulls(task.world, course) if BROKEN in task.world.arms else None,
         tuple(counted.shares.tolist()),
     )
 
 
-def pulls_until_starved(course: Course, arm: int, floor: float = STEERED_FLOOR) -> int | None:
+def _broken_pulls(world: World, course: Course) -> int | None:
+    """Among the kinds of requests that it fails: where nothing is to be called it is the best of all, not broken."""
+    arm = world.arms.index(BROKEN)
+    good = [world.quality[world.group == group, arm].mean() for group in range(len(world.groups))]
+    fails = np.array(good)[world.group[course.row]] < 0.5
+    return pulls_until_starved(course.vector[fails, arm], course.arm[fails] == arm)
+
+
+def pulls_until_starved(
+    share: FloatArray, pulled: NDArray[np.bool_], floor: float = STEERED_FLOOR
+) -> int | None:
     """How often an arm was pulled before its mean share of ``STARVED`` decisions fell to its floor; None if never."""
-    share: FloatArray = course.vector[:, arm]
     if len(share) < STARVED:
         return None
     windows = np.convolve(share, np.full(STARVED, 1.0 / STARVED), mode="valid")
     starved = np.flatnonzero(windows <= 1.1 * floor)
-    return int((course.arm[: starved[0]] == arm).sum()) if len(starved) else None
+    return int(pulled[: starved[0]].sum()) if len(starved) else None
 
 
 def floors(team: Team) -> list[Row]:

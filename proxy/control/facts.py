@@ -48,7 +48,7 @@ class FactSource:
     def __call__(self) -> Facts:
         """The present facts."""
         core, runtime = self._core, self._runtime
-        configuration, table = core.configuration, core.publication.table
+        configuration, table = core.configuration, core.learning.publication.table
         now = core.now()
         marks = runtime.watermarks
         gauges, counters = self._kafka()
@@ -61,10 +61,10 @@ class FactSource:
                 last_successful=configuration.last_successful,
                 last_success_at=configuration.last_success_at,
             ),
-            table_version=core.publication.version,
+            table_version=core.learning.publication.version,
             table_published_at=table.published_at if table is not None else 0.0,
             reports=selection_report(configuration.settings, core.ingest.statistics, table, now=now),
-            savings_usd=self.savings(),
+            savings_usd=core.learning.savings_usd(),
             custom=configuration.settings.custom_metrics,
             feedback=self._feedback(),
             lost=self._lost(),
@@ -77,8 +77,8 @@ class FactSource:
             limits=self._limits(),
             rollouts=self._rollouts(now),
             judging=self._judging(),
-            steering=core.steering(),
-            drift=tuple(core.drift.series()),
+            steering=core.learning.steering(),
+            drift=tuple(core.learning.drift.series()),
             task_deaths=self._task_deaths(),
             tasks_down=len(runtime.tasks.down),
             kafka=gauges,
@@ -86,7 +86,7 @@ class FactSource:
         )
 
     def _rollouts(self, now: float) -> RolloutFacts:
-        optimizing, runtime = self._core.optimizing, self._runtime
+        optimizing, runtime = self._core.learning.optimizing, self._runtime
         controller, book = optimizing.controller, optimizing.book
         routes = [route.name for route in self._core.settings.routes]
         return RolloutFacts(
@@ -119,16 +119,8 @@ class FactSource:
                 usd_per_day=route.judge.usd_per_day,
                 word=paused.get(source),
             )
-        found = core.judgements
+        found = core.learning.judgements
         return JudgeFacts(states, found.totals, found.cost_usd, core.observer.samples, judge.waiting)
-
-    def savings(self) -> dict[str, float | None]:
-        """USD saved by route; None while nothing could be compared."""
-        known = self._core.savings.routes
-        return {
-            route.name: found.saved_usd if (found := known.get(route.name)) and found.requests else None
-            for route in self._core.configuration.settings.routes
-        }
 
     def _feedback(self) -> dict[str, int]:
         counts = self._core.ingest.learner.counts

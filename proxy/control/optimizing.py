@@ -49,7 +49,7 @@ class Optimizing:
         journal: Where transitions are written.
         publication: Gives the overlays that were published last, and publishes.
         settings: The configuration in use.
-        database_url: Where records are kept; None is a file in the state directory.
+        store: Where records are kept.
         now: Unix seconds.
 
     Attributes:
@@ -64,7 +64,7 @@ class Optimizing:
         journal: Journal,
         publication: Publication,
         settings: Callable[[], Settings],
-        database_url: str | None,
+        store: SqlStore,
         now: Callable[[], float],
     ) -> None:
         self._state = state
@@ -86,7 +86,7 @@ class Optimizing:
         )
         ingest.add_consumer(self.keeper)
         ingest.learner.listeners += [self.trials.rated, self.keeper.rated]
-        self.store = _store(state, settings(), database_url, now)
+        self.store = store
         syncer = LogSyncer([state.log_directory])
         self.controller = Controller(
             self.book,
@@ -205,16 +205,3 @@ def _sync(syncer: LogSyncer) -> None:
     syncer.sync()
     if syncer.errors > errors:
         raise OSError(errno.EIO, "a file of the event log can not be synced")
-
-
-def _store(
-    state: StateDirectory, settings: Settings, database_url: str | None, now: Callable[[], float]
-) -> SqlStore:
-    database = settings.database
-    return SqlStore(
-        database_url,
-        directory=state.path,
-        max_connections=database.max_connections,
-        timeout_s=database.timeout_s,
-        now=now,
-    )

@@ -104,11 +104,11 @@ class Runtime:
             settings=lambda: core.settings,
             caller=self.judge_calls,
             write=core.journal.write,
-            is_tested=core.optimizing.is_testing_prompts,
+            is_tested=core.learning.optimizing.is_testing_prompts,
             now=core.now,
         )
         self.facts = FactSource(core, self)
-        optimizing = core.optimizing
+        optimizing = core.learning.optimizing
         self.services = Services(
             core=core,
             reload=self.reload,
@@ -180,7 +180,7 @@ class Runtime:
         await self._stop_sinks()
         await self.tasks.close()
         self.judge_calls.close()
-        await self.core.optimizing.close()
+        await self.core.learning.optimizing.close()
         try:
             self.core.close()
         except Exception:  # noqa: BLE001 - what could not be saved is in the log and is read again
@@ -252,24 +252,24 @@ class Runtime:
     async def _guard(self) -> None:
         while True:
             # Not renewed, it lets the workers send candidates' traffic back to control.
-            if self.core.optimizing.is_guarding:
+            if self.core.learning.optimizing.is_guarding:
                 guard.renew(self.core.state.guard_file)
             await asyncio.sleep(GUARD_S)
 
     async def _watch_rollouts(self) -> None:
         while True:
-            self.core.optimizing.watch()
+            self.core.learning.optimizing.watch()
             await asyncio.sleep(WATCH_S)
 
     async def _control_rollouts(self) -> None:
         while True:
-            await self.core.optimizing.controller.tick()
+            await self.core.learning.optimizing.controller.tick()
             await asyncio.sleep(CONTROL_S)
 
     async def _look_for_changes(self) -> None:
         while True:
             self._reloaded.clear()
-            await self.core.optimizing.strategist.round()
+            await self.core.learning.optimizing.strategist.round()
             # A new configuration may have the route that one waited for, or another interval.
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.core.settings.optimization.interval_s):
@@ -296,12 +296,12 @@ class Runtime:
 
     async def _publish(self) -> None:
         while True:
-            self.core.publish_learned()
+            self.core.learning.publish_learned()
             await asyncio.sleep(self.core.configuration.settings.publish_interval_s)
 
     async def _refresh_contexts(self) -> None:
         core = self.core
-        await core.contextual.run(lambda: core.settings, lambda: core.publication.table)
+        await core.learning.contextual.run(lambda: core.settings, lambda: core.learning.publication.table)
 
     async def _retain(self) -> None:
         state = self.core.state

@@ -69,11 +69,14 @@ class Services:
 
     def steering(self) -> Mapping[str, Steering]:
         """How the routes that are steered keep their constraints, by name."""
-        return self.core.steering()
+        return self.core.learning.steering()
 
     def reports(self) -> Mapping[str, Sequence[ArmReport]]:
         """What is believed about every arm, by route."""
         core = self.core
         return selection_report(
-            core.configuration.settings, core.ingest.statistics, core.publication.table, now=core.now()
+            core.configuration.settings,
+            core.ingest.statistics,
+            core.learning.publication.table,
+            now=core.now(),
         )

@@ -15,7 +15,6 @@ from loadtests.learning.pareto import BUDGETS, budgeted
 from loadtests.recording import read
 from optimizer.settings import ContextSettings
 from optimizer.simulating.frontier import hindsight
-from optimizer.simulating.playing import Course
 from proxy.config.load import load_text
 
 ROOT = Path(__file__).parents[2]
@@ -105,17 +104,14 @@ def test_a_data_set_that_is_absent_is_named(tmp_path):
 
 def test_starving_is_counted_in_pulls():
     """50 decisions at .5 and then the floor: starved after the pulls of the first 50."""
-    share = np.full((300, 2), 0.005)
-    share[:50, 0] = 0.5
-    arm = np.ones(300, dtype=np.int64)
-    arm[:50:2] = 0
-    arm[200] = 0
-    nothing = np.zeros(300)
-    course = Course(np.arange(300), arm, share, nothing, nothing, nothing)
+    share = np.full(300, 0.005)
+    share[:50] = 0.5
+    pulled = np.zeros(300, dtype=np.bool_)
+    pulled[:50:2] = pulled[200] = True
 
-    assert pulls_until_starved(course, 0, floor=0.005) == 25
-    assert pulls_until_starved(course, 1, floor=0.001) is None
-    assert pulls_until_starved(course.until(50), 0, floor=0.005) is None
+    assert pulls_until_starved(share, pulled, floor=0.005) == 25
+    assert pulls_until_starved(share, pulled, floor=0.001) is None
+    assert pulls_until_starved(share[:50], pulled[:50], floor=0.005) is None
 
 
 def test_the_command_says_what_it_measures():

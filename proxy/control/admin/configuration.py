@@ -33,7 +33,7 @@ async def reload(call: Call) -> web.StreamResponse:
             "result": result.result,
             "config_hash": result.config_hash,
             "generation": result.generation,
-            "table_version": call.services.core.publication.version,
+            "table_version": call.services.core.learning.publication.version,
             "needs_restart": list(result.needs_restart),
             "superseded": list(result.superseded),
             "notes": list(result.notes),

@@ -27,7 +27,9 @@ async def show(call: Call) -> web.StreamResponse:
     if not isinstance(data, dict):
         return answer({**event, "explanation": [], "decision": None})
     core = call.services.core
-    sight = await asyncio.to_thread(look_at, data, core.publication.table, core.state.selector_directory)
+    sight = await asyncio.to_thread(
+        look_at, data, core.learning.publication.table, core.state.selector_directory
+    )
     seen = list(sentences(sight, str(data.get("arm")))) if sight is not None else []
     return answer(
         {

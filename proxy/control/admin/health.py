@@ -48,7 +48,7 @@ async def detailed(call: Call) -> web.StreamResponse:
         "breakers": DEGRADED if tripped else HEALTHY,
         "limits": DEGRADED if facts.limits.unstored else HEALTHY,
         "database": HEALTHY if facts.rollouts.store_up else DEGRADED,
-        "guards": HEALTHY if core.optimizing.is_guarding else DEGRADED,
+        "guards": HEALTHY if core.learning.optimizing.is_guarding else DEGRADED,
         "configuration": HEALTHY if facts.config.last_successful else DEGRADED,
         "kafka": "off" if kafka is None else HEALTHY if kafka["up"] else DEGRADED,
     }
@@ -78,7 +78,7 @@ async def detailed(call: Call) -> web.StreamResponse:
             "breakers": tripped,
             "limits": {"unstored_reports": facts.limits.unstored},
             "database": {
-                "error": core.optimizing.controller.store_error,
+                "error": core.learning.optimizing.controller.store_error,
                 "pending_rows": facts.rollouts.pending_rows,
             },
             "workers": {name: _worker(data) for name, data in fresh.items()},

@@ -51,7 +51,7 @@ async def listing(call: Call) -> web.StreamResponse:
 
 def _arms(services: Services, route: RouteSettings, version: str) -> list[dict[str, Any]]:
     """What the judge says of each arm, with the help of heuristics about the answers that it did not see."""
-    judgements, rows = services.core.judgements, []
+    judgements, rows = services.core.learning.judgements, []
     for arm in route.arms:
         found = judgements.corrected(route.name, arm.model_key, arm.variant_key, version)
         if found is None:
@@ -74,7 +74,9 @@ def _arms(services: Services, route: RouteSettings, version: str) -> list[dict[s
 def _pairs(services: Services, route: RouteSettings, version: str) -> list[dict[str, Any]]:
     names = {(arm.model_key, arm.variant_key): arm.id for arm in route.arms}
     rows = []
-    for (model_key, first, second), tally in services.core.judgements.pairs(route.name, version).items():
+    for (model_key, first, second), tally in services.core.learning.judgements.pairs(
+        route.name, version
+    ).items():
         arms = names.get((model_key, first)), names.get((model_key, second))
         if None in arms:
             continue

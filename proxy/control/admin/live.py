@@ -55,7 +55,7 @@ async def arms(call: Call) -> web.StreamResponse:
     steering = call.services.steering()
     return answer(
         {
-            "table_version": call.services.core.publication.version,
+            "table_version": call.services.core.learning.publication.version,
             "arms": rows,
             "steering": {route: asdict(steering[route]) for route in reports if route in steering},
         }
@@ -73,7 +73,7 @@ async def summary(call: Call) -> web.StreamResponse:
     saved = [usd for usd in facts.savings_usd.values() if usd is not None]
     return answer(
         {
-            "cost": _cost(services.core.savings.routes.values()),
+            "cost": _cost(services.core.learning.savings.routes.values()),
             "latency": _latency(everything),
             "quality": _trend(facts.reports.values()),
             "total": {
@@ -93,7 +93,7 @@ async def summary(call: Call) -> web.StreamResponse:
 
 
 def _table(call: Call) -> RoutingTable:
-    table = call.services.core.publication.table
+    table = call.services.core.learning.publication.table
     if table is None:
         raise AdminFault(503, "SERVICE_UNAVAILABLE", "No table has been published yet.")
     return table
@@ -125,7 +125,7 @@ def _alarms(call: Call, route: str, arm: str) -> list[dict[str, Any]]:
             "keep": alarm.keep,
             "at": alarm.at,
         }
-        for alarm in call.services.core.drift.alarms_of(route, arm)
+        for alarm in call.services.core.learning.drift.alarms_of(route, arm)
     ]
 
 

@@ -14,7 +14,7 @@ async def test_an_alarm_is_seen_everywhere(node, until) -> None:
         node.worker.request(arm=arm.id, route=route.name, duration_ms=400.0 + number % 7)
     for number in range(40):
         node.worker.request(arm=arm.id, route=route.name, duration_ms=4000.0 + number % 7)
-    await until(core.drift.counts.total)
+    await until(core.learning.drift.counts.total)
 
     status, answer = await node.get("/api/v1/arms")
     assert status == 200
@@ -40,9 +40,9 @@ async def test_alarms_survive_a_restart(run_node, until) -> None:
             node.worker.request(arm=arm.id, route=route.name, duration_ms=400.0 + number % 7)
         for number in range(40):
             node.worker.request(arm=arm.id, route=route.name, duration_ms=4000.0 + number % 7)
-        await until(node.core.drift.counts.total)
-        found = node.core.drift.alarms_of(route.name, arm.id)
+        await until(node.core.learning.drift.counts.total)
+        found = node.core.learning.drift.alarms_of(route.name, arm.id)
 
     async with run_node() as node:
-        assert node.core.drift.alarms_of(route.name, arm.id) == found
-        assert node.core.drift.counts == {(route.name, arm.id, "latency"): 1}
+        assert node.core.learning.drift.alarms_of(route.name, arm.id) == found
+        assert node.core.learning.drift.counts == {(route.name, arm.id, "latency"): 1}

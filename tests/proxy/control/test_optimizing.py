@@ -26,7 +26,7 @@ def report(node: Any) -> None:
 
 
 async def rollout(node: Any) -> Any:
-    optimizing = node.core.optimizing
+    optimizing = node.core.learning.optimizing
     made = optimizing.controller.create("one", "manual", "chat", PARAMETERS, actor="tester")
     await optimizing.strategist.look_at(made)
     return await optimizing.controller.command(made.id, "deploy", actor="tester", plan=PLAN)
@@ -54,14 +54,14 @@ async def test_traffic_that_can_not_be_taken_by_the_table_is_taken_by_the_guard(
 ) -> None:
     """At once, and until the table could be written; then with a version that no worker has seen."""
     report(node)
-    await until(lambda: node.core.optimizing.is_guarding)
+    await until(lambda: node.core.learning.optimizing.is_guarding)
     record = await rollout(node)
     await until(lambda: age_s(node.core.state.guard_file, time.time()) < 2)
-    seen = node.core.publication.version
+    seen = node.core.learning.publication.version
     full_disk(when)
-    await node.core.optimizing.controller.command(record.id, "rollback", actor="tester")
+    await node.core.learning.optimizing.controller.command(record.id, "rollback", actor="tester")
     assert not node.core.state.guard_file.exists()
-    assert not node.core.optimizing.is_guarding
+    assert not node.core.learning.optimizing.is_guarding
     await asyncio.sleep(1.2)
     assert not node.core.state.guard_file.exists()
     full_disk("never")
@@ -98,18 +98,18 @@ async def test_after_a_refused_reload_the_workers_get_the_old_configuration_agai
 
 async def test_nobody_guards_while_the_reports_can_not_be_read(node, until) -> None:
     report(node)
-    await until(lambda: node.core.optimizing.is_guarding)
+    await until(lambda: node.core.learning.optimizing.is_guarding)
     broken = node.core.state.log_directory / source_name(1, 4000, "worker") / "00000001.jsonl"
     broken.mkdir(parents=True)
-    await until(lambda: not node.core.optimizing.is_guarding)
+    await until(lambda: not node.core.learning.optimizing.is_guarding)
     broken.rmdir()
     report(node)
-    await until(lambda: node.core.optimizing.is_guarding)
+    await until(lambda: node.core.learning.optimizing.is_guarding)
 
 
 async def test_a_clock_that_is_set_back_makes_no_old_look_a_fresh_one(node, until) -> None:
     report(node)
-    optimizing = node.core.optimizing
+    optimizing = node.core.learning.optimizing
     await until(lambda: optimizing.is_guarding)
     optimizing.watched_at = time.time() + 3600.0
     node.runtime.tasks.down.clear()
@@ -121,7 +121,7 @@ async def test_a_clock_that_is_set_back_makes_no_old_look_a_fresh_one(node, unti
 async def test_workers_that_say_nothing_are_not_watched(node, until) -> None:
     """Their reports may be lost on a full disk while they serve on."""
     report(node)
-    optimizing = node.core.optimizing
+    optimizing = node.core.learning.optimizing
     await until(lambda: optimizing.is_guarding)
     optimizing.keeper.heard_at -= 60.0
     await asyncio.sleep(0.2)
@@ -134,5 +134,5 @@ async def test_a_rollout_that_is_running_is_kept_by_a_restart(run_node, until) -
     async with run_node() as first:
         record = await rollout(first)
     async with run_node() as second:
-        await until(lambda: second.core.optimizing.controller.knows_all)
-        assert second.core.optimizing.book.get(record.id).status is Status.RUNNING
+        await until(lambda: second.core.learning.optimizing.controller.knows_all)
+        assert second.core.learning.optimizing.book.get(record.id).status is Status.RUNNING

@@ -33,7 +33,7 @@ async def test_versions_grow_over_restarts(run_node) -> None:
     async with run_node():
         pass
     async with run_node() as node:
-        assert node.core.publication.version == 2
+        assert node.core.learning.publication.version == 2
 
 
 async def test_what_is_learned_reaches_the_table(node, until) -> None:
@@ -52,14 +52,14 @@ async def test_what_is_learned_reaches_the_table(node, until) -> None:
     reader = TableReader(node.core.state.table_file)
 
     def shares() -> dict[str, float]:
-        table = reader.poll() or node.core.publication.table
+        table = reader.poll() or node.core.learning.publication.table
         side = table.routes[0].control
         return dict(zip([arm.id for arm in side.arms], side.selector.probabilities, strict=True))
 
     await until(lambda: shares()["small"] > 0.8)
-    settled = node.core.publication.version
-    assert node.core.publish_learned() is False
-    assert node.core.publication.version == settled
+    settled = node.core.learning.publication.version
+    assert node.core.learning.publish_learned() is False
+    assert node.core.learning.publication.version == settled
 
 
 async def test_the_guard_is_renewed(node, until) -> None:
@@ -74,7 +74,7 @@ async def test_a_good_edit_is_used_and_keeps_what_was_learned(node, until) -> No
     for _ in range(5):
         node.worker.request("small")
     await until(lambda: node.core.ingest.counts["events"] >= 6)
-    before = node.core.publication.version
+    before = node.core.learning.publication.version
 
     text = (
         node.path.read_text()
@@ -84,7 +84,7 @@ async def test_a_good_edit_is_used_and_keeps_what_was_learned(node, until) -> No
     temporary = node.path.with_suffix(".tmp")
     temporary.write_text(text)
     temporary.rename(node.path)
-    await until(lambda: node.core.publication.version > before)
+    await until(lambda: node.core.learning.publication.version > before)
 
     _, arms = await node.get("/api/v1/arms")
     assert [(row["arm"], row["pulls"]) for row in arms["arms"]] == [("small", 5)]
@@ -95,7 +95,7 @@ async def test_a_good_edit_is_used_and_keeps_what_was_learned(node, until) -> No
 async def test_a_bad_edit_changes_nothing_and_says_everything(node) -> None:
     """Table, settings and export stay; the answer lists each problem; the metric shows it."""
     before = node.core.configuration.loaded
-    version = node.core.publication.version
+    version = node.core.learning.publication.version
     node.path.write_text(node.path.read_text().replace("baseline: large", "baseline: nope") + "servr: {}\n")
 
     status, document = await node.post("/api/v1/config/reload")
@@ -104,7 +104,7 @@ async def test_a_bad_edit_changes_nothing_and_says_everything(node) -> None:
     assert status == 422
     assert {problem["path"] for problem in problems} >= {"servr", "routes.chat.baseline"}
     assert node.core.configuration.loaded is before
-    assert node.core.publication.version == version
+    assert node.core.learning.publication.version == version
     _, text = await node.get("/metrics")
     assert "llm_optimizer_config_last_reload_successful 0.0" in text
 

@@ -138,7 +138,7 @@ async def test_queries_are_checked(node, ask, path) -> None:
 
 async def test_every_error_has_the_one_shape(node, ask, until) -> None:
     """As the document's ErrorAnswer says."""
-    await until(lambda: node.core.optimizing.controller.knows_all)
+    await until(lambda: node.core.learning.optimizing.controller.knows_all)
     seen: list[tuple[int, Any]] = []
     for method, path in (
         ("GET", "/api/v1/nowhere"), ("PUT", "/api/v1/optimize"), ("GET", "/api/v1/arms?route=nope"),

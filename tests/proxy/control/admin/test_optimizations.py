@@ -97,7 +97,7 @@ async def test_each_field_is_checked(node, ask, fields, paths) -> None:
 
     assert status == 400
     assert paths <= set(_problems(document))
-    assert node.core.optimizing.book.live() == []
+    assert node.core.learning.optimizing.book.live() == []
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ async def test_hostile_bodies_are_refused(node, ask, body) -> None:
 
     assert status == 400, document
     assert document["error"]["code"] == "INVALID_REQUEST"
-    assert node.core.optimizing.book.live() == []
+    assert node.core.learning.optimizing.book.live() == []
 
 
 def _stages(count: int) -> bytes:
@@ -169,7 +169,7 @@ async def test_hostile_commands_are_refused(node, ask, made) -> None:
 
 async def test_unknown_ids_are_404(node, ask, until) -> None:
     """Every verb, whatever the id looks like; as soon as the database was asked."""
-    await until(lambda: node.core.optimizing.controller.knows_all)
+    await until(lambda: node.core.learning.optimizing.controller.knows_all)
     for id_ in ("opt_0000000000000000", "%00", "..%2f..", "x" * 3000):
         assert (await ask(node, "GET", f"{BASE}/{id_}"))[0] == 404
         assert (await ask(node, "DELETE", f"{BASE}/{id_}"))[0] == 404
@@ -258,7 +258,7 @@ async def test_a_wish_may_say_deploy(node, made, until) -> None:
     record = await made(node, deploy=True)
     assert record["auto_deploy"] is True
 
-    await until(lambda: node.core.optimizing.book.get(record["id"]).status is Status.RUNNING)
+    await until(lambda: node.core.learning.optimizing.book.get(record["id"]).status is Status.RUNNING)
 
 
 async def test_a_second_rollout_on_the_route_is_a_conflict(node, ask, made) -> None:
