@@ -73,6 +73,10 @@ request teaches nothing. See ``optimizer.reward``.
 
 ``feedback.v1`` (id = hash of request, metric and source): request_id, metric, value (float), source, comment_bytes.
 
+``feedback.joined.v1`` (only in a cluster; id = the feedback's id + ``:joined``): what the deciding node makes of a
+rating, for the owner of the route: request_id, route, signal (as statistics name it, ``quality@<judge>`` from a judge),
+value, decision (``data`` of the ``request.v1`` event). The same one may come again.
+
 ``selector.v1`` (id = vector id; the same one may be logged again): route, side, selector, policy, arms, probabilities.
 
 ``worker.stats.v1``: see ``proxy.worker_stats``. ``table.published.v1``: version, config_hash, checksum.
@@ -98,6 +102,7 @@ from typing import Final
 
 REQUEST: Final = "llm_optimizer.request.v1"
 FEEDBACK: Final = "llm_optimizer.feedback.v1"
+FEEDBACK_JOINED: Final = "llm_optimizer.feedback.joined.v1"
 SELECTOR: Final = "llm_optimizer.selector.v1"
 WORKER_STATS: Final = "llm_optimizer.worker.stats.v1"
 TABLE_PUBLISHED: Final = "llm_optimizer.table.published.v1"

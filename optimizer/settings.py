@@ -167,14 +167,57 @@ class RouteSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class KafkaSecurity:
+    """How to speak to the brokers. Secrets are references; files are paths in PEM.
+
+    ``protocol`` is ``plaintext|ssl|sasl_plaintext|sasl_ssl``, ``mechanism`` ``PLAIN|SCRAM-SHA-256|SCRAM-SHA-512``.
+    """
+
+    protocol: str = "plaintext"
+    mechanism: str | None = None
+    username: str | None = None
+    password: str | None = None
+    ca_file: str | None = None
+    certificate_file: str | None = None
+    key_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class KafkaSettings:
-    """Where the event log is shipped. Times in seconds."""
+    """The brokers, and the topics. ``feedback_topic`` is where other systems write ratings; None is ``topic``."""
 
     brokers: tuple[str, ...]
     topic: str = "llm-feedback"
     group_id: str = "optimizer-group"
     client_id: str = "llm-optimizer"
     request_timeout_s: float = 10.0
+    feedback_topic: str | None = None
+    dead_letter_topic: str = "llm-feedback-dead"
+    security: KafkaSecurity = field(default_factory=KafkaSecurity)
+
+
+@dataclass(frozen=True, slots=True)
+class RedisSettings:
+    """``url`` is a reference like every secret, because it may hold a password."""
+
+    url: str
+    max_connections: int = 10
+    timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """Several nodes as one. All of them have the same ``name``, ``secret``, Kafka topic, Redis and database.
+
+    ``secret`` is a reference: the keys that sign request ids and digest client keys are derived from its value.
+    ``advertise`` is the host:port under which other nodes reach this one's public listener; None is the machine's name
+    and ``server.port``. ``shards`` is the number of partitions that the topic gets if it has to be made.
+    """
+
+    name: str
+    secret: str
+    advertise: str | None = None
+    shards: int = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +351,8 @@ class Settings:
     deployment: DeploymentSettings = field(default_factory=DeploymentSettings)
     webhooks: tuple[WebhookSettings, ...] = ()
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
+    redis: RedisSettings | None = None
+    cluster: ClusterSettings | None = None
 
     def route(self, name: str) -> RouteSettings | None:
         """The route of that name, None without one."""
