@@ -19,7 +19,7 @@ import orjson
 
 from optimizer import events
 from optimizer.ids import RequestId, verify
-from optimizer.learner import Learner, LearnerLimits, Reprice
+from optimizer.learner import Joined, Learner, LearnerLimits, Reprice
 from optimizer.linear_statistics import LinearStatistics
 from optimizer.log.node import StateDirectory
 from optimizer.log.position_index import PositionIndex, find_gaps, rebuild
@@ -115,8 +115,19 @@ class Ingest:
         limits: LearnerLimits | None = None,
         clock: Callable[[], float] = time.time,
         most_bytes: int = MOST_BYTES,
+        indexes: bool = True,
+        joined: Joined | None = None,
     ) -> None:
         """Open the node's learned state and continue where it was saved; a step reads ``most_bytes`` at most.
+
+        Args:
+            state: Where the log and everything else is.
+            limits: Bounds on feedback.
+            clock: Unix seconds.
+            most_bytes: See above.
+            indexes: Whether decisions are found again by their position. Not so in a shard of a cluster: its log holds
+                what many nodes decided, and feedback comes with its decision.
+            joined: In a cluster the node's own log is not learned from: joined feedback goes there, see ``Learner``.
 
         Raises:
             StoreError: If the database was written by a newer program.
@@ -143,7 +154,10 @@ class Ingest:
             was_seen=self.store.has_seen,
             waiting=loaded.waiting,
             limits=limits,
+            node=state.node if joined is not None else None,
+            joined=joined,
         )
+        self._indexes = indexes
         self.cursor: Mapping[str, tuple[int, int]] = loaded.cursor
         self.counts: Counter[str] = Counter()
         self._restore_counts()
@@ -315,7 +329,7 @@ class Ingest:
         position = entry.position
         try:
             event = orjson.loads(entry.line)
-            if event["type"] == events.REQUEST:
+            if self._indexes and event["type"] == events.REQUEST:
                 self._index(event, position)
             self.learner.fold(event)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:

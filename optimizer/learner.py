@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from hashlib import blake2b
 from math import isfinite
 from typing import Any, Protocol, TypeAlias
 
 from optimizer import events, reward
+from optimizer.counted import Counted
 from optimizer.feedback import QUALITY, QUALITY_METRICS, judge_version
 from optimizer.ids import RequestId
 from optimizer.linear_statistics import DONE, RATED, LinearStatistics
@@ -37,11 +37,13 @@ Reprice: TypeAlias = Callable[[Model, Mapping[str, Any]], float | None]
 # before the step is saved.
 Listener: TypeAlias = Callable[[Mapping[str, Any], str, float], None]
 
+# Told of every rating that the owner of the route is to learn: id of the feedback, of the request, the signal as
+# statistics name it, the value, and the data of the decision.
+Joined: TypeAlias = Callable[[str, str, str, float, Mapping[str, Any]], None]
+
 DAY_S = 86400
 # Beyond this a value is no measurement, and its square would drown everything else.
 LARGEST_VALUE = 1e15
-# Sources that may rate one metric of one request; more would let one caller drown the ratings of all others.
-MAX_SOURCES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Learner:
         was_seen: Callable[[Identity], bool],
         waiting: Iterable[Waiting] = (),
         limits: LearnerLimits | None = None,
+        node: int | None = None,
+        joined: Joined | None = None,
     ) -> None:
         """Continue with what a store loaded.
 
@@ -100,6 +104,8 @@ class Learner:
             was_seen: Whether committed feedback had this identity.
             waiting: Feedback that waited when the store was written.
             limits: Bounds on feedback.
+            node: Of several; feedback to the requests of others is somebody else's.
+            joined: Gets what this learner then does not learn itself: it only joins feedback to decisions.
         """
         self.statistics = statistics
         self.linear = linear if linear is not None else LinearStatistics(statistics)
@@ -108,8 +114,10 @@ class Learner:
         self.listeners: list[Listener] = []
         self._verify = verify
         self._decisions = decisions
-        self._was_seen = was_seen
+        self._counted = Counted(was_seen)
         self._limits = limits or LearnerLimits()
+        self._node = node
+        self._joined = joined
         self._arms: dict[tuple[str, str], Arm] = {}
         self._models: dict[RouteArm, Model] = {}
         self._custom: dict[str, CustomMetric] = {}
@@ -120,7 +128,6 @@ class Learner:
         self._waiting_count = 0
         self._added: list[Waiting] = []
         self._removed: list[str] = []
-        self._seen: dict[Identity, None] = {}
         for item in waiting:
             self._keep(item)
 
@@ -215,6 +222,8 @@ class Learner:
             self._fold_request(event["id"], event["data"])
         elif kind == events.FEEDBACK:
             self._fold_feedback(event)
+        elif kind == events.FEEDBACK_JOINED:
+            self._fold_joined(event)
 
     def lessons(self, data: Mapping[str, Any]) -> list[tuple[RouteArm, list[Lesson]]]:
         """What a ``request.v1`` event's data teaches under the present configuration, per arm.
@@ -253,17 +262,21 @@ class Learner:
             return []
 
     def _fold_request(self, request_id: str, data: Mapping[str, Any]) -> None:
-        taught = self.lessons(data)
-        if taught:
-            time = data["started_ms"] * 1e-3
-            for arm, lessons in taught:
-                self.statistics.add(arm, time, lessons)
-            self.dirty_routes.add(data["route"])
-        if "context" in data:
-            self._fold_context(data, taught)
+        if self._joined is None:
+            taught = self.lessons(data)
+            if taught:
+                time = data["started_ms"] * 1e-3
+                for arm, lessons in taught:
+                    self.statistics.add(arm, time, lessons)
+                self.dirty_routes.add(data["route"])
+            if "context" in data:
+                self._fold_context(data, taught)
+        else:
+            # The clock of what waits for its decision; a learner that learns has it from its statistics.
+            self.statistics.timeline.saw(data["started_ms"] * 1e-3)
         if self._waiting and request_id in self._waiting:
             for item in self._release(request_id):
-                self._teach(request_id, data, item.metric, item.value)
+                self._give(item.event_id, request_id, data, item.metric, item.value)
 
     def _fold_context(self, data: Mapping[str, Any], taught: list[tuple[RouteArm, list[Lesson]]]) -> None:
         """Learn from a request's features: where requests lie, and what became of those that were answered."""
@@ -288,6 +301,9 @@ class Learner:
         if request is None:
             self.counts[refused or "feedback_unknown_request"] += 1
             return
+        if self._node is not None and request.node != self._node:
+            self.counts["feedback_foreign"] += 1
+            return
         if judge is not None:
             signal = reward.judged(judge)
         decided_at = request.now_ms * 1e-3
@@ -301,11 +317,39 @@ class Learner:
         self.counts["feedback_accepted"] += 1
         decision = self._decisions.find(request_id, request)
         if decision is not None:
-            self._teach(request_id, decision, signal, value)
+            self._give(event["id"], request_id, decision, signal, float(value))
             return
         item = Waiting(event["id"], request_id, signal, float(value), decided_at)
         self._added.append(item)
         self._keep(item)
+
+    def _fold_joined(self, event: Mapping[str, Any]) -> None:
+        """Learn a rating that the deciding node has joined; nodes may say the same again, and owners change."""
+        data = event["data"]
+        signal, value, decision = data["signal"], data["value"], data["decision"]
+        decided_at = decision["started_ms"] * 1e-3
+        refused = self._refused(QUALITY if reward.is_quality(signal) else signal, value)
+        if refused is None and _unix_seconds(event["time"]) - decided_at > self._limits.late_window_s:
+            refused = "feedback_late"
+        if refused is None and not self._counted.once(int(decided_at // DAY_S), "joined", event["id"]):
+            refused = "feedback_repeated"
+        if refused is not None:
+            self.counts[refused] += 1
+            return
+        self.counts["feedback_accepted"] += 1
+        self._teach(data["request_id"], decision, signal, value)
+
+    def _give(
+        self, event_id: str, request_id: str, decision: Mapping[str, Any], signal: str, value: float
+    ) -> None:
+        """Teach a rating, or leave that to whoever does."""
+        if self._joined is None:
+            self._teach(request_id, decision, signal, value)
+        elif decision.get("route"):
+            self._joined(event_id, request_id, signal, value, decision)
+            self.counts["feedback_joined"] += 1
+        else:
+            self.counts["feedback_not_optimized"] += 1
 
     def _teach(self, request_id: str, decision: Mapping[str, Any], signal: str, value: float) -> None:
         """Add a rating to the arm that answered, at the time of the decision."""
@@ -362,7 +406,7 @@ class Learner:
         return LearnerChanges(
             waiting_added=tuple(self._added),
             waiting_removed=tuple(self._removed),
-            seen=tuple(self._seen),
+            seen=self._counted.fresh,
             seen_before=int((present - self._limits.late_window_s) // DAY_S) - 1,
         )
 
@@ -370,7 +414,7 @@ class Learner:
         """Take note that everything in ``changes`` is durable."""
         self._added.clear()
         self._removed.clear()
-        self._seen.clear()
+        self._counted.committed()
 
     # --- inside -------------------------------------------------------------------------------------
 
@@ -405,27 +449,17 @@ class Learner:
         return None if low <= value <= high else "feedback_out_of_range"
 
     def _unwelcome(self, event_id: str, signal: str, data: Mapping[str, Any], day: int) -> str | None:
-        """Why feedback does not count: read before (the first one wins), or from one source too many.
-
-        The same is: the same idempotency key, or another rating of the request by the same source. Counters
-        may be raised more than once by one source, under different keys.
-        """
-        identities = [] if data.get("key") is None else [(day, _hash("key", event_id))]
+        """Why feedback does not count. Counters may be raised more than once by one source, under different keys."""
+        keyed = data.get("key") is not None
         metric = self._custom.get(signal)
-        if not identities or metric is None or metric.aggregation != "sum":
-            identities.append((day, _hash("source", data["request_id"], signal, str(data.get("source")))))
-        if any(self._has_seen(identity) for identity in identities):
-            return "feedback_repeated"
-        # The first place that nobody has taken: so many sources may rate one metric of one request, and no more.
-        places = ((day, _hash("place", data["request_id"], signal, str(n))) for n in range(MAX_SOURCES))
-        place = next((place for place in places if not self._has_seen(place)), None)
-        if place is None:
-            return "feedback_too_many_sources"
-        self._seen.update(dict.fromkeys((*identities, place)))
-        return None
-
-    def _has_seen(self, identity: Identity) -> bool:
-        return identity in self._seen or self._was_seen(identity)
+        summed = keyed and metric is not None and metric.aggregation == "sum"
+        return self._counted.rating(
+            day,
+            data["request_id"],
+            signal,
+            source=None if summed else str(data.get("source")),
+            key=event_id if keyed else None,
+        )
 
     def _keep(self, item: Waiting) -> None:
         self._waiting.setdefault(item.request_id, []).append(item)
@@ -449,8 +483,3 @@ class Learner:
 
 def _unix_seconds(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
-
-
-def _hash(*parts: str) -> int:
-    digest = blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)

@@ -23,6 +23,7 @@ from proxy.config.secrets import resolve
 from proxy.control.access import obtain_key
 from proxy.control.configuration import UNCHANGED, Configuration, History, ReloadResult
 from proxy.control.journal import Journal
+from proxy.control.learners import Alone, Learners
 from proxy.control.learning import Learning
 from proxy.control.metrics.observer import MetricsObserver
 from proxy.control.metrics.totals import Vocabulary
@@ -76,8 +77,10 @@ class Core:
         self.observer = MetricsObserver(Vocabulary.of(loaded.settings), now=now)
         self.ingest.add_consumer(self.observer)
         self.store = _store(state, loaded, environ, now)
-        self.learning = Learning(
-            state, loaded.settings, ingest=self.ingest, journal=self.journal, store=self.store, now=now
+        self.learners: Learners = Alone(
+            Learning(
+                state, loaded.settings, ingest=self.ingest, journal=self.journal, store=self.store, now=now
+            )
         )
         self.configuration = Configuration(
             loaded,
@@ -95,24 +98,34 @@ class Core:
         Raises:
             ValueError, OSError: See the class.
         """
-        self.learning.start()
+        self.learners.start()
 
     async def prepare(self, loaded: Loaded) -> None:
         """Do beside everything else what ``use`` would have to wait for; it may be left out, or fail."""
-        await self.learning.prepare(loaded.settings)
+        await self.learners.prepare(loaded.settings)
 
     def use(self, loaded: Loaded, *, trigger: str) -> ReloadResult:
         """Put another configuration into use, or say why not; ``trigger`` is ``file``, ``signal`` or ``api``."""
         result = self.configuration.offer(loaded, trigger=trigger, apply=self._apply)
         if result.result == UNCHANGED and trigger != "file":
             # Somebody asked in person, perhaps because a key behind `file:` has changed.
-            self.learning.publication.publish(self.settings, always=True)
+            self.learners.republish()
         return result
 
     @property
     def settings(self) -> Settings:
         """The configuration in use, compiled."""
-        return self.learning.settings
+        return self.learners.settings
+
+    @property
+    def learning(self) -> Learning:
+        """What a node that is alone learns.
+
+        Raises:
+            ValueError: In a cluster there is not one.
+        """
+        (only,) = self.learners.all()
+        return only
 
     def close(self) -> None:
         """Learn from what is left in the log, save, close."""
@@ -136,10 +149,10 @@ class Core:
         self._redactor.learn(loaded.secrets.values())
         # Workers must hold a key before the table that names it; more keys than needed do no harm.
         self._send({"secrets": {**self.configuration.loaded.upstream_secrets, **loaded.upstream_secrets}})
-        self.learning.use(loaded.settings)
+        self.learners.use(loaded.settings)
         self._send({"secrets": loaded.upstream_secrets})
         self.observer.use(Vocabulary.of(loaded.settings))
-        return self.learning.follow()
+        return self.learners.follow()
 
 
 def _store(

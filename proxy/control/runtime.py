@@ -50,8 +50,6 @@ SWEEP_S: Final = 5.0
 LAG_S: Final = 1.0
 LIMITS_SYNC_S: Final = 1.0
 LIMITS_SWEEP_S: Final = 60.0
-WATCH_S: Final = 0.05
-CONTROL_S: Final = 0.2
 CONFIG_POLL_S: Final = 1.0
 """Notifications are quicker, but an edit between the first look and the first notification has none."""
 SINK_PATIENCE_S: Final = 5.0
@@ -88,9 +86,9 @@ class Runtime:
         self.stopping = asyncio.Event()
         self.exit_status = 0
         self._asked_reloads = 0
+        self._link: Link | None = None
         self._signals = 0
         self._reloading = asyncio.Lock()
-        self._reloaded = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self._syncer = LogSyncer([core.state.log_directory, core.state.index_directory])
         self.webhooks = Webhooks(
@@ -135,15 +133,11 @@ class Runtime:
         core = self.core
         self.tasks.spawn("guard", self._guard)
         self.tasks.spawn("ingest", self._ingest)
-        self.tasks.spawn("publish", self._publish)
-        self.tasks.spawn("contexts", self._refresh_contexts)
         self.tasks.spawn("log-sync", self._syncer.run)
         self.tasks.spawn("retention", self._retain)
         self.tasks.spawn("lag", self._measure_lag)
         self.tasks.spawn("limits", self._keep_limits)
-        self.tasks.spawn("rollout-watch", self._watch_rollouts)
-        self.tasks.spawn("rollout-control", self._control_rollouts)
-        self.tasks.spawn("strategies", self._look_for_changes)
+        core.learners.spawn(self.tasks)
         self.tasks.spawn("webhooks", self.webhooks.run)
         self.tasks.spawn("judge", self.judge.run)
         if core.configuration.path is not None:
@@ -180,7 +174,7 @@ class Runtime:
         await self._stop_sinks()
         await self.tasks.close()
         self.judge_calls.close()
-        await self.core.learning.optimizing.close()
+        await self.core.learners.close()
         try:
             self.core.close()
         except Exception:  # noqa: BLE001 - what could not be saved is in the log and is read again
@@ -191,6 +185,7 @@ class Runtime:
     async def run(self, link: Link | None) -> int:
         """Serve until told to stop or until the supervisor is gone; the exit status."""
         loop = asyncio.get_running_loop()
+        self._link = link
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, link)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
@@ -218,7 +213,6 @@ class Runtime:
             await core.prepare(loaded)
             result = core.use(loaded, trigger=trigger)
             await self._follow(before)
-            self._reloaded.set()
             return result
 
     async def _follow(self, before: Loaded) -> None:
@@ -244,7 +238,11 @@ class Runtime:
 
     def _reload_soon(self) -> None:
         async def once() -> None:
-            await self.reload("signal")
+            try:
+                await self.reload("signal")
+            finally:
+                if self._link is not None:
+                    self._link.send({"reloaded": True})
 
         self._asked_reloads += 1
         self.tasks.spawn(f"reload-{self._asked_reloads}", once)
@@ -252,28 +250,9 @@ class Runtime:
     async def _guard(self) -> None:
         while True:
             # Not renewed, it lets the workers send candidates' traffic back to control.
-            if self.core.learning.optimizing.is_guarding:
+            if self.core.learners.is_guarding:
                 guard.renew(self.core.state.guard_file)
             await asyncio.sleep(GUARD_S)
-
-    async def _watch_rollouts(self) -> None:
-        while True:
-            self.core.learning.optimizing.watch()
-            await asyncio.sleep(WATCH_S)
-
-    async def _control_rollouts(self) -> None:
-        while True:
-            await self.core.learning.optimizing.controller.tick()
-            await asyncio.sleep(CONTROL_S)
-
-    async def _look_for_changes(self) -> None:
-        while True:
-            self._reloaded.clear()
-            await self.core.learning.optimizing.strategist.round()
-            # A new configuration may have the route that one waited for, or another interval.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self.core.settings.optimization.interval_s):
-                    await self._reloaded.wait()
 
     async def _ingest(self) -> None:
         try:
@@ -293,15 +272,6 @@ class Runtime:
             return
         if repaired:
             _log.info("the position index has %d events again", repaired)
-
-    async def _publish(self) -> None:
-        while True:
-            self.core.learning.publish_learned()
-            await asyncio.sleep(self.core.configuration.settings.publish_interval_s)
-
-    async def _refresh_contexts(self) -> None:
-        core = self.core
-        await core.learning.contextual.run(lambda: core.settings, lambda: core.learning.publication.table)
 
     async def _retain(self) -> None:
         state = self.core.state
