@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
-SOURCES := proxy optimizer policies tests loadtests
+SOURCES := proxy optimizer policies tests loadtests deploy
 # Half of the tests wait for processes; a file stays together, because its tests share them.
 PARALLEL := -n 2 --dist loadfile
 
@@ -39,6 +39,10 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 .PHONY: demo
 demo: $(VENV)/.runtime ## Watch the optimizer learn on three simulated models (no keys, no servers; DEMO="--keep" leaves it running)
 	@$(BIN)/llm-optimizer demo $(DEMO)
+
+.PHONY: cluster-demo
+cluster-demo: $(VENV)/.dev ## Two nodes with Kafka, Redis and PostgreSQL: canary, rollback, Kafka killed, nothing lost (CLUSTER_DEMO="--stage compose" with Docker)
+	@$(BIN)/python -m deploy.demo $(CLUSTER_DEMO)
 
 .PHONY: serve
 serve: $(VENV)/.runtime ## Run the product with config.yaml

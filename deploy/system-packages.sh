@@ -7,6 +7,10 @@ command -v nginx >/dev/null 2>&1 || [ -x /usr/sbin/nginx ] || needed+=(nginx-lig
 command -v haproxy >/dev/null 2>&1 || [ -x /usr/sbin/haproxy ] || needed+=(haproxy)
 command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || needed+=(postgresql)
 command -v pgbouncer >/dev/null 2>&1 || [ -x /usr/sbin/pgbouncer ] || needed+=(pgbouncer)
+command -v redis-server >/dev/null 2>&1 || needed+=(redis-server)
+# Maven only fetches the jars of Kafka (deploy/kafka), once.
+command -v java >/dev/null 2>&1 || needed+=(openjdk-17-jre-headless)
+command -v mvn >/dev/null 2>&1 || needed+=(maven)
 command -v curl >/dev/null 2>&1 || needed+=(curl)
 [ "${#needed[@]}" -eq 0 ] && exit 0
 if [ -n "${CI:-}" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -68,7 +68,7 @@ def save(result: Result) -> Path:
     """Write a result; the folder ignores itself in git."""
     RESULTS.mkdir(exist_ok=True)
     # What a page of the documentation was drawn from is kept beside it.
-    (RESULTS / ".gitignore").write_text("*\n!statistics.json\n!learning.json\n")
+    (RESULTS / ".gitignore").write_text("*\n!statistics.json\n!learning.json\n!cluster.json\n")
     path = RESULTS / f"{result.scenario}.json"
     path.write_text(json.dumps(asdict(result), indent=1))
     return path

@@ -30,7 +30,7 @@ from optimizer.reprice import CostRebuild
 from optimizer.response_index import ResponseIndex
 from optimizer.settings import Settings
 from optimizer.statistics import Statistics
-from optimizer.store import Commit, LearnerStore, StoreCorrupt, StoreError
+from optimizer.store import Commit, Dump, LearnerStore, StoreCorrupt, StoreError
 from optimizer.vectors import Revise, Revision
 
 _log = logging.getLogger(__name__)
@@ -138,8 +138,7 @@ class Ingest:
         loaded = self.store.load()
         self._snapshots = loaded.snapshots
         self._verify = partial(_verify, key=state.id_key)
-        self._index_directory = state.index_directory
-        self._log_directory = state.log_directory
+        self._index_directory, self._log_directory = state.index_directory, state.log_directory
         self.positions = PositionIndex(state.index_directory)
         self.reader = LogReader(state.log_directory)
         self.responses = ResponseIndex(self.store.connection)
@@ -167,8 +166,7 @@ class Ingest:
         self._consumers: list[Consumer] = []
         self._most_bytes = most_bytes
         self._max_bytes = min(_FIRST_BYTES, most_bytes)
-        self._uncommitted = False
-        self._more = False
+        self._uncommitted = self._more = False
         self._pruned_at = 0.0
 
     def add_consumer(self, consumer: Consumer) -> None:
@@ -253,6 +251,17 @@ class Ingest:
         _log.warning("the position index lacks events of %s; it is made again from the log", ", ".join(gaps))
         start = {source: at for source, at in self.cursor.items() if source not in gaps}
         return rebuild(index, self._log_directory, self._sequence_of, start=start)
+
+    def dump(self) -> Dump:
+        """A copy of everything that is saved; for a thread, see ``LearnerStore.dump``.
+
+        Raises:
+            StoreError: It could not be made now.
+        """
+        try:
+            return self.store.dump()
+        except sqlite3.Error as error:
+            raise StoreError(str(error)) from error
 
     def lag_bytes(self) -> int:
         """Bytes of the log that were not read yet."""

@@ -1,32 +1,29 @@
-"""The optimizer's truth about client keys: a table of digests, and the key file rewritten after every change.
+"""The optimizer's truth about client keys: a shelf of digests, and the key file rewritten after every change.
 
-Giving access is durable before anybody can use it: database commit, then file. Taking it away never waits for a store:
-when the database refuses, the key is gone from the file all the same, and the caller is told to ask again.
+Giving access is durable before anybody can use it: shelf, then file. Taking it away never waits for a shelf: the file
+says so first, and when the shelf refuses the caller is told to ask again. What ``refresh`` can, it saves by itself.
+
+The file is also what is left when the shelf lost its keys: whatever is in it was on the shelf once, and is put back.
 """
 
 import logging
-import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, Final
+from typing import Final
 
-import orjson
-
-from optimizer.control_database import ControlDatabase
 from optimizer.durable import Order, replace_file
+from optimizer.key_shelf import KeyShelf, ShelfFault
 from optimizer.keys import (
     ClientKey,
     KeyFileRefused,
     decode_keys,
     digest_of,
     encode_keys,
-    from_row,
     new_id,
     new_key,
     tag_of,
-    to_row,
 )
 from optimizer.routing import Quota
 
@@ -35,12 +32,8 @@ MAX_KEYS: Final = 5_000
 TOLD_S: Final = 30 * 86400.0
 """How long the holder of a revoked or expired key is told which; after that the key is unknown to workers."""
 
-_COLUMNS: Final = (
-    "id", "name", "digest", "tag", "last4", "created_at", "expires_at", "routes", "models", "pin", "passthrough",
-    "quota", "revoked_at",
-)  # fmt: skip
-_INSERT: Final = f"INSERT INTO client_keys ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
-_SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM client_keys ORDER BY created_at, id"  # noqa: S608
+_READ_ALL_S: Final = 60.0
+"""How long the shelf's revision is believed; a database that was put back may have the same one again."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,31 +63,43 @@ class Grant:
 
 
 class KeyStore:
-    """Creates, lists and revokes keys. Usable from any thread; reads come from memory."""
+    """Creates, lists and revokes keys. Usable from any thread; reads come from memory.
 
-    def __init__(
-        self, database: ControlDatabase, key_file: Path, *, pepper: bytes, now: Callable[[], float]
-    ) -> None:
+    A shelf that is shared is not waited for at the start: until ``refresh`` has read it, the keys of the key file work.
+
+    Attributes:
+        is_known: There is a key file that somebody wrote who knew the keys; until then workers refuse every key.
+    """
+
+    def __init__(self, shelf: KeyShelf, key_file: Path, *, pepper: bytes, now: Callable[[], float]) -> None:
         """Load the keys and write the key file.
 
         Raises:
-            sqlite3.Error, ValueError: If the table can't be read.
-            OSError: If the key file can't be written.
+            ShelfFault, ValueError: If the shelf is this node's own and can't be read.
+            OSError: If the key file can't be read or written.
         """
-        self._database = database
+        self._shelf = shelf
         self._key_file = key_file
         self._pepper = pepper
         self._now = now
+        # Held for memory and file only: a revocation must not wait for anybody's database.
         self._lock = Lock()
-        self._unsaved: set[str] = set()
-        with database.transaction() as connection:
-            rows = connection.execute(_SELECT).fetchall()
-        self._keys = {key.id: key for key in map(_from_columns, rows)}
-        if database.fresh:
-            self._restore()
-        else:
-            self._recall()
-        self._write_file()
+        self._making = Lock()
+        self._refreshing = Lock()
+        self._keys: dict[str, ClientKey] = {}
+        self._owed: dict[str, float] = {}
+        self._file_is_old = True
+        self._known: int | None = None
+        self._read_at = 0.0
+        self._away = False
+        published = self._published()
+        self._keys = published or {}
+        if not shelf.is_shared:
+            self._join()
+            self._settle()
+        self.is_known = published is not None or not shelf.is_shared
+        if self.is_known:
+            self._write_file()
 
     def create(self, grant: Grant) -> tuple[str, ClientKey]:
         """Make a key. Returns its text, which nobody can get a second time, and what is kept.
@@ -103,7 +108,7 @@ class KeyStore:
             TooManyKeys: When there is no room.
             KeyStoreFault: When it could not be saved or published; the key does not work then.
         """
-        with self._lock:
+        with self._making:
             now = self._now()
             if sum(_works(key, now) for key in self._keys.values()) >= MAX_KEYS:
                 raise TooManyKeys
@@ -122,14 +127,19 @@ class KeyStore:
                 quota=grant.quota,
             )
             try:
-                self._insert([key])
-            except sqlite3.Error as error:
+                self._shelf.add(key)
+            except ShelfFault as error:
+                # It may be there all the same, where nobody must find a key that nobody has.
+                self._owed[key.id] = now
                 raise KeyStoreFault(f"The key could not be saved ({error}); none was made.") from error
-            self._put(key)
             try:
-                self._write_file()
+                with self._lock:
+                    self._put([key])
+                    self._write_file()
             except OSError as error:
-                self._revoke(key, now)
+                with self._lock:
+                    self._end(key, now)
+                self._settle()
                 raise KeyStoreFault(
                     f"The key file could not be written ({error.strerror}); no key was made."
                 ) from error
@@ -150,82 +160,141 @@ class KeyStore:
         Raises:
             KeyStoreFault: When it was not saved, or workers could not be told; asking again tries both again.
         """
+        if key_id not in self._keys and self._shelf.is_shared:
+            self.refresh()  # Another node may have made it just now.
+        key = self._keys.get(key_id)
+        if key is None:
+            return None
+        was_revoked = key.revoked_at is not None
+        unwritten: OSError | None = None
         with self._lock:
-            key = self._keys.get(key_id)
-            if key is None:
-                return None
-            was_revoked = key.revoked_at is not None
-            key, unsaved = self._revoke(key, self._now())
+            key = self._end(key, self._now())
             try:
                 self._write_file("rename_first")
             except OSError as error:
-                raise KeyStoreFault(
-                    f"The key file could not be written ({error.strerror}): workers still accept the key. "
-                    "Make room on the disk and revoke it again."
-                ) from error
-            if unsaved is not None:
-                raise KeyStoreFault(
-                    f"The key is refused from now on, but only the key file says so: it could not be saved "
-                    f"({unsaved}). Revoke it again."
-                ) from unsaved
+                unwritten = error
+        unsaved = self._settle()
+        if unwritten is not None:
+            raise KeyStoreFault(
+                f"The key file could not be written ({unwritten.strerror}): workers still accept the key. "
+                "Make room on the disk and revoke it again."
+            ) from unwritten
+        if unsaved is not None and self._shelf.is_shared:
+            raise KeyStoreFault(
+                f"The key is refused by this node from now on, other nodes still accept it: the database does not "
+                f"answer ({unsaved}). They are told as soon as it does, or when you revoke it again."
+            ) from unsaved
+        if unsaved is not None:
+            raise KeyStoreFault(
+                f"The key is refused from now on, but only the key file says so: it could not be saved "
+                f"({unsaved}). Revoke it again."
+            ) from unsaved
         if not was_revoked:
             _log.info("client key %s was revoked", key.id)
         return key
 
-    def _put(self, key: ClientKey) -> None:
-        # A new dictionary each time: others read without the lock, and must not wait for a disk.
-        self._keys = {**self._keys, key.id: key}
+    def refresh(self) -> bool:
+        """Follow a shared shelf, and save there what it missed; for a thread, about once a second.
 
-    def _revoke(self, key: ClientKey, now: float) -> tuple[ClientKey, sqlite3.Error | None]:
-        """Revoke in memory and, if the database lets us, there; the lock is held."""
+        Returns whether the shelf answered and the key file says what it says. Costs one small query when nothing has
+        changed; never raises.
+        """
+        with self._refreshing:
+            try:
+                self._follow()
+            except (ShelfFault, OSError, ValueError) as error:
+                if not self._away:
+                    self._away = True
+                    _log.warning("client keys stay as this node knows them: %s", error)
+                return False
+            if self._away:
+                self._away = False
+                _log.info("client keys are followed again")
+            return True
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        unsaved = self._settle()
+        if unsaved is not None:
+            raise unsaved
+        revision = self._shelf.revision()
+        now = self._now()
+        if revision != self._known or abs(now - self._read_at) >= _READ_ALL_S:
+            self._join()
+            self._known, self._read_at, self.is_known = revision, now, True
+            unsaved = self._settle()
+            if unsaved is not None:
+                raise unsaved
+        if self._file_is_old:
+            with self._lock:
+                self._write_file("rename_first")
+
+    def _join(self) -> None:
+        """Bring memory and shelf together: no key is lost, and none that ended anywhere works.
+
+        Raises:
+            ShelfFault: It can't be read, or what it lacks could not be put back.
+        """
+        # Before it is read: what is made meanwhile is no key that it has lost.
+        before = self._keys
+        found = {key.id: key for key in self._shelf.load()}
+        with self._lock:
+            changed = []
+            for key in found.values():
+                mine = self._keys.get(key.id)
+                if mine is not None and mine.revoked_at is not None and key.revoked_at is None:
+                    self._owed[key.id] = mine.revoked_at
+                elif mine != key:
+                    changed.append(key)
+            missing = [self._keys[key_id] for key_id in before if key_id not in found]
+            if changed:
+                self._put(changed)
+                self._file_is_old = True
+        if missing:
+            self._shelf.restore(missing)
+            _log.warning("%d client keys were put back from the key file", len(missing))
+
+    def _settle(self) -> ShelfFault | None:
+        """Save revocations that are not saved; why one could not be."""
+        for key_id, at in tuple(self._owed.items()):
+            try:
+                self._shelf.revoke(key_id, at)
+            except ShelfFault as error:
+                return error
+            self._owed.pop(key_id, None)
+        return None
+
+    def _put(self, keys: Iterable[ClientKey]) -> None:
+        # A new dictionary each time: others read without the lock, and must not wait for a disk.
+        self._keys = {**self._keys, **{key.id: key for key in keys}}
+
+    def _end(self, key: ClientKey, now: float) -> ClientKey:
+        """Revoke in memory, and owe it to the shelf; the key as it is then."""
+        key = self._keys.get(key.id, key)
         if key.revoked_at is None:
             key = replace(key, revoked_at=now)
-            self._put(key)
-            self._unsaved.add(key.id)
-        if key.id in self._unsaved:
-            try:
-                with self._database.transaction() as connection:
-                    connection.execute(
-                        "UPDATE client_keys SET revoked_at = ? WHERE id = ?", (key.revoked_at, key.id)
-                    )
-            except sqlite3.Error as error:
-                return key, error
-            self._unsaved.discard(key.id)
-        return key, None
+            self._put([key])
+            self._owed[key.id] = now
+        return key
 
-    def _restore(self) -> None:
-        """Take the keys over from the key file, when the database that knew them is gone."""
+    def _published(self) -> dict[str, ClientKey] | None:
+        """The keys of the key file; None when there is none that can be read."""
         try:
-            kept = [row.key for row in decode_keys(self._key_file.read_bytes()).values()]
+            return {row.key.id: row.key for row in decode_keys(self._key_file.read_bytes()).values()}
         except FileNotFoundError:
-            return
+            return None
         except KeyFileRefused as error:
-            _log.error("the key file can't be read (%s): every client key is lost, make new ones", error)
-            return
-        self._insert(kept)
-        self._keys = {key.id: key for key in kept}
-        if kept:
-            _log.warning("%d client keys were restored from the key file", len(kept))
-
-    def _recall(self) -> None:
-        """Revoke what the key file says is revoked, in case the database refused to hear of it."""
-        try:
-            published = [row.key for row in decode_keys(self._key_file.read_bytes()).values()]
-        except (FileNotFoundError, KeyFileRefused):
-            return  # It is written anew from what the database knows.
-        for told in published:
-            key = self._keys.get(told.id)
-            if key is not None and key.revoked_at is None and told.revoked_at is not None:
-                self._revoke(key, told.revoked_at)
-
-    def _insert(self, keys: Sequence[ClientKey]) -> None:
-        with self._database.transaction() as connection:
-            connection.executemany(_INSERT, [_to_columns(key) for key in keys])
+            _log.error("the key file can't be read (%s): keys that only it knew are lost", error)
+            return None
 
     def _write_file(self, order: Order = "fsync_first") -> None:
+        """Publish what is known; the lock is held, or nobody else is there yet."""
+        self._file_is_old = True
         told_from = self._now() - TOLD_S
         told = [key for key in self._keys.values() if _ended(key) >= told_from]
         replace_file(self._key_file, encode_keys(told), order=order)
+        self._file_is_old = False
 
     def _free_id(self) -> str:
         """An id whose tag no other key has: feedback is bound by the tag."""
@@ -243,16 +312,3 @@ def _ended(key: ClientKey) -> float:
     """When the key ends or ended; infinity for never."""
     ends = [at for at in (key.revoked_at, key.expires_at) if at is not None]
     return min(ends) if ends else float("inf")
-
-
-def _to_columns(key: ClientKey) -> tuple[object, ...]:
-    row: dict[str, Any] = to_row(key) | {"tag": key.tag}
-    for name in ("routes", "models", "quota"):
-        row[name] = None if row[name] is None else orjson.dumps(row[name]).decode()
-    return tuple(row[name] for name in _COLUMNS)
-
-
-def _from_columns(columns: tuple[Any, ...]) -> ClientKey:
-    row: Mapping[str, Any] = dict(zip(_COLUMNS, columns, strict=True))
-    decoded = {name: orjson.loads(row[name] or "null") for name in ("routes", "models", "quota")}
-    return from_row({**row, **decoded, "pin": bool(row["pin"]), "passthrough": bool(row["passthrough"])})

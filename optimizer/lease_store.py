@@ -5,15 +5,20 @@ not synced: that would make requests wait for the disk. ``checkpoint`` syncs, so
 granted since the last one, about a second.
 
 A file that can not be read is moved aside, loudly: limits then count from what workers report.
+
+Where limits are shared between nodes it also says who this book is to the others (``identify``), and what they were
+last heard to have spent of each budget.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from secrets import token_hex
+from typing import NamedTuple
 
 from optimizer import sqlite_file
 from optimizer.lease_terms import MEASURES
-from optimizer.leases import Holding
+from optimizer.leases import Holding, Meter
 from optimizer.sqlite_file import Migration
 
 _BUSY_S = 0.2
@@ -24,14 +29,33 @@ CREATE TABLE holdings (subject TEXT, measure TEXT, start INTEGER, worker INTEGER
 """
 _SAVE = "INSERT OR REPLACE INTO holdings VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _REMOVE = "DELETE FROM holdings WHERE subject = ? AND measure = ? AND start = ? AND worker = ? AND serial = ?"
+_OTHERS_TABLE = """
+CREATE TABLE others (subject TEXT, measure TEXT, start INTEGER, used INTEGER NOT NULL,
+    PRIMARY KEY (subject, measure, start)) WITHOUT ROWID
+"""
+_SAVE_OTHERS = "INSERT OR REPLACE INTO others VALUES (?, ?, ?, ?)"
+_REMOVE_OTHERS = "DELETE FROM others WHERE subject = ? AND measure = ? AND start = ?"
+_IDENTITY_TABLE = "CREATE TABLE identity (book TEXT NOT NULL, boots INTEGER NOT NULL)"
 
 
 def _create(connection: sqlite3.Connection) -> None:
     connection.execute(_TABLE)
 
 
+def _share(connection: sqlite3.Connection) -> None:
+    connection.execute(_OTHERS_TABLE)
+    connection.execute(_IDENTITY_TABLE)
+
+
 # One step per schema version; a file of version v needs _MIGRATIONS[v:].
-_MIGRATIONS: Sequence[Migration] = (_create,)
+_MIGRATIONS: Sequence[Migration] = (_create, _share)
+
+
+class Identity(NamedTuple):
+    """Who a book is: ``book`` is as old as its file, ``boot`` counts the processes that have opened it."""
+
+    book: str
+    boot: int
 
 
 class LeaseStore:
@@ -65,6 +89,46 @@ class LeaseStore:
             with sqlite_file.transaction(connection):
                 connection.executemany(_REMOVE, [row[:5] for row in removed])
                 connection.executemany(_SAVE, saved)
+        except sqlite3.Error as error:
+            raise OSError(f"{self.path}: {error}") from error
+        self._unsynced = True
+
+    def identify(self) -> Identity:
+        """Begin another boot of this book; synced, because no two may have the same number.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        connection = self._connection
+        try:
+            with sqlite_file.transaction(connection):
+                row = connection.execute("SELECT book, boots FROM identity").fetchone()
+                identity = (
+                    Identity(token_hex(6), 1) if row is None else Identity(str(row[0]), int(row[1]) + 1)
+                )
+                connection.execute("DELETE FROM identity")
+                connection.execute("INSERT INTO identity VALUES (?, ?)", identity)
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error as error:
+            raise OSError(f"{self.path}: {error}") from error
+        return identity
+
+    def others(self) -> dict[Meter, int]:
+        """What other nodes were last heard to have spent."""
+        found = self._connection.execute("SELECT subject, measure, start, used FROM others")
+        return {(row[0], row[1], row[2]): row[3] for row in found}
+
+    def write_others(self, saved: Mapping[Meter, int], removed: Iterable[Meter] = ()) -> None:
+        """Store and remove what was heard.
+
+        Raises:
+            OSError: It could not be done; nothing was.
+        """
+        connection = self._connection
+        try:
+            with sqlite_file.transaction(connection):
+                connection.executemany(_REMOVE_OTHERS, list(removed))
+                connection.executemany(_SAVE_OTHERS, [(*meter, used) for meter, used in saved.items()])
         except sqlite3.Error as error:
             raise OSError(f"{self.path}: {error}") from error
         self._unsynced = True

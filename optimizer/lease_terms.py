@@ -75,6 +75,16 @@ class Grant(NamedTuple):
     unallocated: int
 
 
+class Grants(NamedTuple):
+    """The answer to a report: one entry for each claim, None where there is none.
+
+    ``wait_s`` is how long a request may be held up for such an answer; 0 says nothing about it.
+    """
+
+    grants: Sequence[Grant | None]
+    wait_s: float = 0.0
+
+
 class Report(NamedTuple):
     """What one worker sends. ``sequence`` grows with every report of one incarnation."""
 
@@ -133,25 +143,30 @@ def decode_report(data: bytes) -> Report:
     return report
 
 
-def encode_grants(grants: Sequence[Grant | None]) -> bytes:
-    """The answer as JSON: one entry for each claim, null where there is none."""
-    return orjson.dumps({"grants": grants}, default=tuple)
+def encode_grants(answer: Grants) -> bytes:
+    """The answer as JSON."""
+    document: dict[str, object] = {"grants": answer.grants}
+    if answer.wait_s:
+        document["wait_s"] = answer.wait_s
+    return orjson.dumps(document, default=tuple)
 
 
-def decode_grants(data: bytes) -> list[Grant | None]:
+def decode_grants(data: bytes) -> Grants:
     """The answer from JSON.
 
     Raises:
         ValueError: It is none.
     """
     try:
-        rows: list[Any] = orjson.loads(data)["grants"]
+        document = orjson.loads(data)
+        rows: list[Any] = document["grants"]
         grants = [None if row is None else Grant(*row) for row in rows]
-    except (KeyError, TypeError) as error:
+        wait_s = float(document.get("wait_s", 0.0))
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"not an answer: {error!r}") from error
-    if not all(grant is None or _are_amounts(grant) for grant in grants):
+    if not all(grant is None or _are_amounts(grant) for grant in grants) or not 0 <= wait_s <= 1:
         raise ValueError("not an amount in the answer")
-    return grants
+    return Grants(grants, wait_s)
 
 
 def _are_amounts(values: Sequence[object]) -> bool:

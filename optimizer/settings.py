@@ -184,13 +184,17 @@ class KafkaSecurity:
 
 @dataclass(frozen=True, slots=True)
 class KafkaSettings:
-    """The brokers, and the topics. ``feedback_topic`` is where other systems write ratings; None is ``topic``."""
+    """The brokers, and the topics. ``feedback_topic`` is where other systems write ratings; None is ``topic``.
+
+    ``compression`` of what is shipped is ``gzip`` or None.
+    """
 
     brokers: tuple[str, ...]
     topic: str = "llm-feedback"
     group_id: str = "optimizer-group"
     client_id: str = "llm-optimizer"
     request_timeout_s: float = 10.0
+    compression: str | None = "gzip"
     feedback_topic: str | None = None
     dead_letter_topic: str = "llm-feedback-dead"
     security: KafkaSecurity = field(default_factory=KafkaSecurity)

@@ -10,17 +10,23 @@ unsynced tail, so that the cursor points beyond it: nobody ever appends to such 
 process writes its own.
 
 A file that can not be read is moved aside, loudly, and learned again from the log.
+
+A copy of the file (``dump``) is a SQLite database, compressed with gzip; ``restore`` makes it a file again, here or on
+another machine.
 """
 
+import gzip
 import sqlite3
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from optimizer import linear_store, sqlite_file
 from optimizer.decay import Bend
+from optimizer.durable import replace_file, sync_directory
 from optimizer.linear_statistics import LinearChanges, LinearStatistics
 from optimizer.sqlite_file import Migration
 from optimizer.statistics import CellRow, Statistics, StatisticsChanges
@@ -29,6 +35,9 @@ from optimizer.timeline import Reset
 Cursor: TypeAlias = Mapping[str, tuple[int, int]]  # source -> (segment, offset)
 Identity: TypeAlias = tuple[int, int]  # day of the decision, 64-bit signed hash
 
+MOST_RESTORED_BYTES: Final = 1 << 30
+
+_MAGIC = b"SQLite format 3\0"
 _BUSY_S = 0.2
 _LONGEST_WAL_PAGES = 16_384
 # Opening failed for a reason that may pass; moving the file aside would throw good state away.
@@ -136,8 +145,15 @@ def _add_context(connection: sqlite3.Connection) -> None:
 _MIGRATIONS: Sequence[Migration] = (_create, _add_context)
 
 
+class Dump(NamedTuple):
+    """A copy of everything that was committed at one moment. ``cursor`` is the one in it."""
+
+    data: bytes
+    cursor: Mapping[str, tuple[int, int]]
+
+
 class LearnerStore:
-    """The only writer of the file. Not thread-safe, except ``checkpoint``."""
+    """The only writer of the file. Not thread-safe, except ``checkpoint`` and ``dump``."""
 
     def __init__(self, path: Path) -> None:
         """Open or create ``path``; a damaged file is moved aside to ``<name>.corrupt-<n>``.
@@ -207,6 +223,30 @@ class LearnerStore:
                 connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
         finally:
             connection.close()
+
+    def dump(self) -> Dump:
+        """A copy of what is committed. For a thread: 20 MB take 0.8 s, beside which commits go on.
+
+        Raises:
+            StoreCorrupt: The file is damaged; a good copy must not be replaced by one of it.
+            sqlite3.Error: It could not be read now.
+        """
+        connection = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
+        try:
+            # What is read from here on is of one moment, whatever is committed meanwhile.
+            connection.execute("BEGIN")
+            cursor = _read_cursor(connection)
+            verdict = sqlite_file.verdict(connection)
+            if verdict != "ok":
+                raise StoreCorrupt(f"{self.path} is damaged: quick_check says: {verdict}")
+            image = connection.serialize()
+        except sqlite3.DatabaseError as error:
+            if sqlite_file.code(error) in sqlite_file.DAMAGE:
+                raise StoreCorrupt(f"{self.path} is damaged: {error}") from error
+            raise
+        finally:
+            connection.close()
+        return Dump(gzip.compress(image, 1, mtime=0), cursor)
 
     def close(self) -> None:
         """Close the file; everything committed stays."""
@@ -311,15 +351,72 @@ def _read_all(connection: sqlite3.Connection) -> Loaded:
     statistics.timeline.saw(facts.get("latest", 0.0))
     linear = LinearStatistics(statistics)
     linear_store.read(connection, linear)
-    cursor = {source: (segment, offset) for source, segment, offset in query("SELECT * FROM cursors")}
     return Loaded(
         statistics=statistics,
         linear=linear,
-        cursor=cursor,
+        cursor=_read_cursor(connection),
         waiting=[Waiting(*row) for row in query("SELECT * FROM waiting ORDER BY rowid")],
         snapshots={name: bytes(data) for name, data in query("SELECT * FROM snapshots")},
         fresh=not facts,
     )
+
+
+def _read_cursor(connection: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+    return {source: (segment, at) for source, segment, at in connection.execute("SELECT * FROM cursors")}
+
+
+def restore(path: Path, data: bytes) -> None:
+    """Make ``path`` the database that ``data`` is a copy of, durably, instead of what is there; nobody has it open.
+
+    For a thread: it syncs.
+
+    Raises:
+        StoreCorrupt: The copy is damaged; nothing was touched.
+        StoreError: A newer version of the program made it; nothing was touched.
+        OSError: The disk refuses.
+    """
+    image = _decompressed(data)
+    # The copy says that a WAL belongs to it. None does, and in memory there can be none.
+    image[18:20] = b"\1\1"
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        connection.deserialize(bytes(image))
+        version = sqlite_file.schema_version(connection)
+        verdict = sqlite_file.verdict(connection)
+        if version <= len(_MIGRATIONS):
+            _read_cursor(connection)
+    except sqlite3.Error as error:
+        raise StoreCorrupt(f"a copy of learned state is damaged: {error}") from error
+    finally:
+        connection.close()
+    if verdict != "ok":
+        raise StoreCorrupt(f"a copy of learned state is damaged: quick_check says: {verdict}")
+    if version > len(_MIGRATIONS):
+        raise StoreError(
+            f"a copy of learned state has schema {version}, this program knows {len(_MIGRATIONS)}: "
+            "use the newer program"
+        )
+    # SQLite would apply the WAL of the old file to the new one.
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    sync_directory(path.parent)
+    replace_file(path, bytes(image))
+
+
+def _decompressed(data: bytes) -> bytearray:
+    """The bytes that were compressed.
+
+    Raises:
+        StoreCorrupt: ``data`` is damaged, cut off, or no copy of a database at all.
+    """
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        image = unpacker.decompress(data, MOST_RESTORED_BYTES)
+    except zlib.error as error:
+        raise StoreCorrupt(f"a copy of learned state is damaged: {error}") from error
+    if not unpacker.eof or unpacker.unused_data or not image.startswith(_MAGIC):
+        raise StoreCorrupt("a copy of learned state is cut off, too large, or none")
+    return bytearray(image)
 
 
 def _checked(row: CellRow) -> CellRow:

@@ -6,6 +6,8 @@ them survives their worker. Secret values that stand literally in the configurat
 here to the workers, in memory only. Standard library only (with ``optimizer.log.node``), because everything waits for
 this module.
 
+A service manager hears of every change (``proxy.supervisor_notify``).
+
 SIGTERM drains, SIGINT drains without the drain delay, a second signal cuts what is left, a third kills. SIGHUP
 reloads the configuration, SIGUSR2 replaces the workers one after the other.
 """
@@ -28,6 +30,7 @@ from optimizer.log.node import StateDirectory
 from proxy.logs import LOGGER_NAME, Redactor
 from proxy.supervisor_child import Child
 from proxy.supervisor_link import DRAIN, QUICKLY, Message
+from proxy.supervisor_notify import ServiceManager
 from proxy.supervisor_sockets import SlotSockets, StartRefused, base_url, open_slots
 from proxy.supervisor_workers import Workers
 
@@ -98,6 +101,7 @@ class Supervisor:
         commands: How to start children.
         redactor: Learns the secrets that pass through, so that no log line shows them.
         on_terminal: Whether ``announce`` reaches a person, who may see a newly made admin key once.
+        manager: Is told when requests are served, the configuration is read and the end begins.
     """
 
     def __init__(
@@ -108,8 +112,10 @@ class Supervisor:
         commands: Commands | None = None,
         redactor: Redactor | None = None,
         on_terminal: bool = False,
+        manager: ServiceManager | None = None,
     ) -> None:
         self._options = options
+        self._manager = manager if manager is not None else ServiceManager()
         self._announce = announce
         self._commands = commands if commands is not None else Commands()
         self._redactor = redactor if redactor is not None else Redactor()
@@ -120,6 +126,7 @@ class Supervisor:
         self._workers: Workers | None = None
         self._early_deaths = 0
         self._announced = False
+        self._served = False
         self._administered = False
         self._patience: asyncio.TimerHandle | None = None
         self._listen: Listen | None = None
@@ -255,6 +262,11 @@ class Supervisor:
         if "administered" in message:
             self._administered = True
             self._announce_when_ready()
+        if "reloaded" in message:
+            self._manager.ready()
+        if "draining" in message and self._signals < 2:
+            # It has the end of the log to ship before it goes.
+            self._optimizer.allow(float(message["draining"]))
         if "leaving" in message:
             # If the whole group was signalled, our own signal may still be on its way.
             asyncio.get_running_loop().call_later(_GROUP_S, self._restart_optimizer)
@@ -277,6 +289,9 @@ class Supervisor:
             return
         child.is_ready()
         self._write_pids()
+        if not self._served:
+            self._served = True
+            self._manager.ready("serving")
         if self._announced:
             _log.info("%s is ready again", child.name)
         else:
@@ -326,6 +341,7 @@ class Supervisor:
             f"ready on {base_url(listen.host, listen.port)}  "
             f"(routes: {routes}; state: {self._state.path}{key_hint}; workers: {listen.workers})"
         )
+        self._manager.ready(f"serving on {base_url(listen.host, listen.port)} with {listen.workers} workers")
         new_key = self._about.get("new_admin_key")
         if new_key and self._on_terminal:
             self._announce(f"new admin key, shown once: {new_key}")
@@ -359,7 +375,9 @@ class Supervisor:
             child.kill()
 
     def _on_reload_signal(self) -> None:
-        if not self._optimizer.send({"reload": True}):
+        if self._optimizer.send({"reload": True}):
+            self._manager.reloading()
+        else:
             _log.warning("reload asked for, but the optimizer is away; it reads the file when it starts")
 
     def _on_restart_signal(self) -> None:
@@ -370,6 +388,7 @@ class Supervisor:
 
     async def _shut_down(self, optimizer: "asyncio.Task[None]") -> None:
         self._stop.set()
+        self._manager.stopping("draining")
         ended = True
         if self._workers is not None:
             ended = await self._workers.stop(self._how)

@@ -6,7 +6,7 @@ It never stays broken: whatever a call ran into, the next one begins with a look
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -14,10 +14,12 @@ from sqlalchemy import URL, Connection, Engine, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from optimizer import sqlite_file
-from optimizer.control_store import local_file, postgres, statements
+from optimizer.cluster.types import Holder, Snapshot, Tenure
+from optimizer.control_store import key_statements, local_file, postgres, shard_statements, statements
 from optimizer.control_store.answers import Answer
 from optimizer.control_store.errors import StoreError
 from optimizer.control_store.upgrade import to_head
+from optimizer.keys import ClientKey
 from optimizer.rollouts.audit import AuditFilter, AuditRow
 from optimizer.rollouts.records import Optimization
 
@@ -45,12 +47,21 @@ class Database:
         """Connect, and bring the schema up to date."""
         self._run(lambda connection: connection.execute(select(1)).close())
 
-    def save(self, record: Optimization, audit: AuditRow) -> None:
-        """See ``statements.save``; so it is with those below."""
-        self._run(lambda connection: statements.save(connection, record, audit))
+    def save(self, record: Optimization, audit: AuditRow, tenure: Tenure | None) -> None:
+        """See ``statements.save``; so it is with those below. With a ``tenure`` only while it lasts."""
 
-    def write(self, records: Sequence[Optimization], rows: Sequence[AuditRow]) -> None:
-        self._run(lambda connection: statements.write(connection, records, rows))
+        def work(connection: Connection) -> None:
+            _must_hold(connection, tenure)
+            statements.save(connection, record, audit)
+
+        self._run(work)
+
+    def write(self, records: Sequence[Optimization], rows: Sequence[AuditRow], tenure: Tenure | None) -> None:
+        def work(connection: Connection) -> None:
+            _must_hold(connection, tenure)
+            statements.write(connection, records, rows)
+
+        self._run(work)
 
     def load(self) -> list[Optimization]:
         return self._run(statements.load)
@@ -63,6 +74,39 @@ class Database:
 
     def recall(self, key: str, now: float) -> Answer | None:
         return self._run(lambda connection: statements.recall(connection, key, now))
+
+    def shards(self, topic: str, partitions: int) -> int:
+        return self._run(lambda connection: shard_statements.shards(connection, topic, partitions))
+
+    def take(self, shard: int, owner: str, now: float) -> int:
+        return self._run(lambda connection: shard_statements.take(connection, shard, owner, now))
+
+    def snapshot(self, tenure: Tenure, topic: str) -> Snapshot | None:
+        return self._run(lambda connection: shard_statements.snapshot(connection, tenure, topic))
+
+    def save_snapshot(self, tenure: Tenure, topic: str, kept: Snapshot) -> None:
+        self._run(lambda connection: shard_statements.save_snapshot(connection, tenure, topic, kept))
+
+    def holders(self) -> Mapping[int, Holder]:
+        return self._run(shard_statements.holders)
+
+    def forget(self, now: float) -> None:
+        self._run(lambda connection: shard_statements.forget(connection, now))
+
+    def key_revision(self) -> int:
+        return self._run(key_statements.revision)
+
+    def load_keys(self) -> list[ClientKey]:
+        return self._run(key_statements.load)
+
+    def add_key(self, key: ClientKey) -> None:
+        self._run(lambda connection: key_statements.add(connection, key))
+
+    def restore_keys(self, keys: Sequence[ClientKey]) -> None:
+        self._run(lambda connection: key_statements.restore(connection, keys))
+
+    def revoke_key(self, key_id: str, at: float) -> None:
+        self._run(lambda connection: key_statements.revoke(connection, key_id, at))
 
     def close(self) -> None:
         """Close the connection; everything committed stays."""
@@ -120,6 +164,11 @@ class Database:
             self._file = Path(url.database or "")
         assert self._file is not None
         return local_file.engine(self._file, timeout_s=self._timeout_s, deadline=lambda: self.deadline)
+
+
+def _must_hold(connection: Connection, tenure: Tenure | None) -> None:
+    if tenure is not None:
+        shard_statements.must_hold(connection, tenure)
 
 
 def _understood(text: str) -> URL:

@@ -1,8 +1,11 @@
 """Every way a store of optimizations can fail.
 
 StoreError           the database is away, refuses or does not answer; whether the call was carried out is not known
-├── StaleRevision    it holds a higher revision of the record; nothing was written
-└── UnknownRow       no audit row has the id that a page was to start from
+├── StaleRevision     it holds a higher revision of the record; nothing was written
+├── UnknownRow        no audit row has the id that a page was to start from
+└── SnapshotTooLarge  a shard's owner has learned more than is kept; nothing was written
+
+That a tenure is over is no fault of the store: ``optimizer.cluster.types.Fenced``.
 """
 
 
@@ -26,3 +29,10 @@ class UnknownRow(StoreError):
     def __init__(self, row: str) -> None:
         super().__init__(f"no audit row {row!r}")
         self.row = row
+
+
+class SnapshotTooLarge(StoreError):
+    """A snapshot has more bytes than a store keeps."""
+
+    def __init__(self, size: int, most: int) -> None:
+        super().__init__(f"a snapshot of {size} bytes can't be kept, {most} is the most")

@@ -1,4 +1,4 @@
-"""One thread that works for an event loop, and never makes it wait longer than it said it would.
+"""One thread that works for an event loop, or for other threads, and makes none wait longer than it said it would.
 
 The thread is a daemon: one that is stuck in the system (a disk or a resolver that does not answer) keeps neither
 callers nor the end of the process waiting, and serves on when the system answers. A call whose time is over before
@@ -47,6 +47,7 @@ class Lane(Generic[R]):
         self._make = make
         self._jobs: queue.SimpleQueue[_Job[R] | None] = queue.SimpleQueue()
         self._ended: Future[None] | None = None
+        self._starting = threading.Lock()
         self._closed = False
 
     async def run(self, work: Callable[[R], T], seconds: float) -> T:
@@ -55,17 +56,20 @@ class Lane(Generic[R]):
         Raises:
             StoreError: It did not answer within ``seconds``, or the lane is closed.
         """
-        if self._closed:
-            raise StoreError("the store is closed")
-        future: Future[T] = Future()
-        if self._ended is None:
-            self._ended = Future()
-            threading.Thread(target=self._serve, args=(self._ended,), name=self._name, daemon=True).start()
-        self._jobs.put(_Job(work, time.monotonic() + seconds, future))
+        future = self._begin(work, seconds)
         try:
             async with asyncio.timeout(seconds):
                 return await asyncio.wrap_future(future)
         except TimeoutError:
+            raise StoreError(f"no answer within {seconds:g} s") from None
+
+    def wait(self, work: Callable[[R], T], seconds: float) -> T:
+        """As ``run``, for a thread that may be kept waiting; raises the same."""
+        future = self._begin(work, seconds)
+        try:
+            return future.result(seconds)
+        except TimeoutError:
+            future.cancel()
             raise StoreError(f"no answer within {seconds:g} s") from None
 
     async def close(self, seconds: float) -> bool:
@@ -76,6 +80,19 @@ class Lane(Generic[R]):
         self._jobs.put(None)
         done, _ = await asyncio.wait([asyncio.wrap_future(self._ended)], timeout=seconds)
         return bool(done)
+
+    def _begin(self, work: Callable[[R], T], seconds: float) -> Future[T]:
+        if self._closed:
+            raise StoreError("the store is closed")
+        with self._starting:
+            if self._ended is None:
+                self._ended = Future()
+                threading.Thread(
+                    target=self._serve, args=(self._ended,), name=self._name, daemon=True
+                ).start()
+        future: Future[T] = Future()
+        self._jobs.put(_Job(work, time.monotonic() + seconds, future))
+        return future
 
     def _serve(self, ended: Future[None]) -> None:
         resource: R | None = None

@@ -34,7 +34,7 @@ def save(connection: Connection, record: Optimization, audit: AuditRow) -> None:
     ).rowcount
     if not changed:
         _must_be_stored(connection, record)
-    connection.execute(_insert_once(connection, AUDIT), _audit_row(audit))
+    connection.execute(insert_once(connection, AUDIT), _audit_row(audit))
 
 
 def write(connection: Connection, records: Sequence[Optimization], rows: Sequence[AuditRow]) -> None:
@@ -42,7 +42,7 @@ def write(connection: Connection, records: Sequence[Optimization], rows: Sequenc
     if records:
         connection.execute(_upsert_record(connection), [_record_row(record) for record in records])
     if rows:
-        connection.execute(_insert_once(connection, AUDIT), [_audit_row(row) for row in rows])
+        connection.execute(insert_once(connection, AUDIT), [_audit_row(row) for row in rows])
 
 
 def load(connection: Connection) -> list[Optimization]:
@@ -89,7 +89,7 @@ def remember(connection: Connection, key: str, answer: Answer) -> None:
         "status": answer.status,
         "body": answer.body,
     }
-    connection.execute(_insert_once(connection, IDEMPOTENCY), row)
+    connection.execute(insert_once(connection, IDEMPOTENCY), row)
 
 
 def recall(connection: Connection, key: str, now: float) -> Answer | None:
@@ -101,16 +101,18 @@ def recall(connection: Connection, key: str, now: float) -> Answer | None:
     return None if row is None else Answer(row.at, row.request_hash, row.status, bytes(row.body))
 
 
-def _insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+def insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """The insertion that knows ``ON CONFLICT``, which both databases spell alike."""
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
-def _insert_once(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    return _insert(connection, table).on_conflict_do_nothing()
+def insert_once(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """What is there already stays as it is."""
+    return insert(connection, table).on_conflict_do_nothing()
 
 
 def _upsert_record(connection: Connection) -> postgresql.Insert | sqlite.Insert:
-    statement = _insert(connection, OPTIMIZATIONS)
+    statement = insert(connection, OPTIMIZATIONS)
     new = {column.name: statement.excluded[column.name] for column in OPTIMIZATIONS.c if column.name != "id"}
     return statement.on_conflict_do_update(
         index_elements=["id"], set_=new, where=OPTIMIZATIONS.c.revision < statement.excluded.revision

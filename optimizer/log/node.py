@@ -73,6 +73,8 @@ class StateDirectory:
         self.config_history = root / "config" / "history"
         self.kafka_cursor_file = root / "kafka.cursor.json"
         self.dead_letter_file = root / "kafka.dead.jsonl"
+        # Only in a directory that goes with its processes; it says why there is no lasting one.
+        self.ephemeral_file = root / "ephemeral"
         self._lock_file = root / "lock"
         if len(os.fsencode(self.optimizer_socket)) > _SOCKET_PATH_BYTES:
             raise StateDirectoryError(
@@ -91,6 +93,16 @@ class StateDirectory:
         if len(key) != KEY_BYTES:
             raise StateDirectoryError(f"{self.id_key_file} must hold {KEY_BYTES} bytes, it has {len(key)}")
         return key
+
+    def share(self, id_key: bytes, key_pepper: bytes) -> None:
+        """Use the keys that all nodes of a cluster have, each 32 bytes, instead of the node's own.
+
+        Ids and client keys that were made with the ones before are unknown from then on.
+        """
+        with self._locked():
+            for file, key in ((self.id_key_file, id_key), (self.key_pepper_file, key_pepper)):
+                if file.read_bytes() != key:
+                    replace_file(file, key)
 
     @property
     def key_pepper(self) -> bytes:

@@ -368,7 +368,7 @@ class _Segment:
 
     def _open_next(self, now: float) -> int:
         if self._lock is None:
-            self._lock = _take_lock(self._directory)
+            self._lock = take_lock(self._directory)
             # Cursors may point beyond what is there by now, so numbers never come back.
             self._number = max(self._number, _newest_segment(self._directory))
         number = self._number + 1
@@ -428,8 +428,10 @@ class _Space:
             pass  # Without a readable lease the last one goes on, or none.
 
 
-def _take_lock(directory: Path) -> int:
-    """Create the directory with its lock file and lock it; returns the descriptor that holds the lock."""
+def take_lock(directory: Path, *, wait: bool = True) -> int:
+    """Create the directory with its lock file and lock it; returns the descriptor that holds the lock.
+
+    Raises ``BlockingIOError`` when somebody else holds it and ``wait`` is False."""
     while True:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
@@ -438,7 +440,7 @@ def _take_lock(directory: Path) -> int:
             continue  # Retention has just removed the empty directory.
         try:
             # A reader that asks whether we live holds this for microseconds.
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_nlink:
                 return descriptor
         except BaseException:

@@ -98,6 +98,7 @@ class Controller:
         reference_ms: What control's 95th percentile is on a route, None while unknown.
         outbox: What the database lacks; shared with the projection.
         measured_of: The guards' verdicts on a rollout now, by guard; None when nobody can tell.
+        obstacle: Why no traffic can be given at present, though the database answers; None when nothing is in the way.
     """
 
     def __init__(  # noqa: PLR0913  # each is one thing that the controller must not know the inside of
@@ -115,6 +116,7 @@ class Controller:
         reference_ms: Callable[[str], float | None],
         outbox: Outbox | None = None,
         measured_of: Callable[[Optimization], Mapping[str, Any] | None] | None = None,
+        obstacle: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.book = book
         self.outbox = outbox if outbox is not None else Outbox()
@@ -139,7 +141,9 @@ class Controller:
             reference_ms=reference_ms,
             measured_of=measured_of,
         )
-        self._giving = Giving(book, self._drafts, self._scribe, self._link, sync_log=sync_log, now=now)
+        self._giving = Giving(
+            book, self._drafts, self._scribe, self._link, sync_log=sync_log, now=now, obstacle=obstacle
+        )
         self._reconciler = Reconciler(
             book, self.outbox, self._scribe, self._giving, settings=settings, apply=self._apply
         )
@@ -216,10 +220,7 @@ class Controller:
         return record
 
     def blocked(self, route: str, candidate: Candidate, config_hash: str) -> Optimization | None:
-        """The record of the same change of ``route`` that was rolled back or aborted under this configuration.
-
-        The optimizer does not try such a change again by itself.
-        """
+        """The record of the same change that was taken back under this configuration; none is tried twice."""
         return tried(reversed(self.book.all()), route, candidate, config_hash)
 
     # --- what people and strategies ask for ---------------------------------------------------------

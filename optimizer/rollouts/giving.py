@@ -39,6 +39,7 @@ class Giving:
         *,
         sync_log: Callable[[], Awaitable[object]],
         now: Callable[[], float],
+        obstacle: Callable[[], str | None],
     ) -> None:
         self._book = book
         self._drafts = drafts
@@ -46,6 +47,7 @@ class Giving:
         self._link = link
         self._sync_log = sync_log
         self._now = now
+        self._obstacle = obstacle
         self._under_way: dict[str, str] = {}
         self._wanted: dict[str, tuple[int, Order]] = {}
         self._pauses: dict[str, tuple[float, float]] = {}
@@ -76,6 +78,8 @@ class Giving:
         """
         self.must_be_quiet(record)
         self._must_be_free(record, order)
+        if (obstacle := self._obstacle()) is not None:
+            raise StoreAway(f"nothing was given: {obstacle}")
         self._under_way[record.id] = record.route
         try:
             try:

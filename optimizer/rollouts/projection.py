@@ -23,6 +23,7 @@ from optimizer.rollouts.records import Optimization
 
 _VERSION: Final = 1
 _MARK: Final = events.TRANSITION.encode()
+_WRITERS: Final = ("-optimizer", "-kafka")
 _CHUNK: Final = 4 * 1024 * 1024
 
 _Encoded: TypeAlias = tuple[object, bytes]
@@ -144,8 +145,8 @@ class Projection:
 
 
 def _lines_after(directory: Path, at: tuple[int, int]) -> Iterator[bytes]:
-    """Whole lines after a position that look like transitions. Only optimizer processes write them."""
-    if not directory.name.endswith("-optimizer"):
+    """Whole lines after a position that look like transitions. Only optimizer processes write them; copies have all."""
+    if not directory.name.endswith(_WRITERS):
         return
     segment, offset = at
     for number in list_numbers(directory):

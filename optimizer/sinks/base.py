@@ -5,8 +5,11 @@ is in the log, as far as retention kept it.
 """
 
 import asyncio
+import fcntl
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -52,7 +55,7 @@ class Sink(Protocol):
 
 
 class CursorFile:
-    """A cursor in a small file of its own, replaced atomically."""
+    """A cursor in a small file of its own, replaced atomically, and a lock that says who moves it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -75,3 +78,18 @@ class CursorFile:
             OSError: If the disk refuses; the saved cursor is then an older one.
         """
         replace_file(self._path, orjson.dumps(dict(cursor)) + b"\n")
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Be the only one who moves the cursor.
+
+        Raises:
+            BlockingIOError: Somebody else does, in this process or in another.
+        """
+        file = self._path.with_name(f"{self._path.name}.lock")
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        finally:
+            os.close(descriptor)

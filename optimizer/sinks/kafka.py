@@ -1,10 +1,9 @@
 """Shipping the event log to a Kafka topic: at least once, with fixed event ids, whatever the broker does.
 
-The value of a record is the log line, which is a structured CloudEvent; its attributes stand in ``ce_``
-headers too. The key is the event's route, so that one partition holds all of a route. The cursor moves only
-past records that the broker acknowledged. Every call into aiokafka has a time limit here, because several
-of them can wait for ever; a producer that failed is thrown away and a new one made, after a pause that
-grows and is drawn at random.
+What goes out for a line says ``optimizer.cluster.outgoing``. The cursor moves only past records that the broker
+acknowledged. Several batches are under way at once. Every call into aiokafka has a time limit here, because several of
+them can wait for ever; a producer that failed is thrown away and a new one made, after a pause that grows and is drawn
+at random; it sends again only what was not acknowledged.
 """
 
 import asyncio
@@ -12,52 +11,67 @@ import logging
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
+from optimizer.cluster.outgoing import Splitter
 from optimizer.durable import write_all
-from optimizer.log.reader import Entry, LogReader
+from optimizer.log.reader import LogReader
 from optimizer.settings import KafkaSettings
 from optimizer.sinks.base import CursorFile, SinkStats
+from optimizer.sinks.batch import PackedBatch
+from optimizer.sinks.client import NotReady, Secrets, client_security, ensure_topic
+from optimizer.sinks.shipment import Shipment
 
 _log = logging.getLogger(__name__)
 
-_CONTENT_TYPE: Final = ("content-type", b"application/cloudevents+json; charset=UTF-8")
 _DISCARD_STEP_S: Final = 0.02
-_CE_ATTRIBUTES: Final = ("specversion", "id", "source", "type", "time")
+_MOST_DEAD_BYTES: Final = 64 * 1024 * 1024
+_LEAST_BATCH_BYTES: Final = 16 * 1024
+_SHARDS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
 class KafkaTuning:
     """How a shipper works, as opposed to where it ships to. Seconds and bytes.
 
-    ``idempotent`` lets the broker drop duplicates of retries within one producer. ``compression`` is one of
-    aiokafka's; gzip is the only one that needs no further library.
+    ``idempotent`` lets the broker drop duplicates of retries within one producer. ``in_flight`` polls of the log, of
+    ``batch_bytes`` each, are under way at most. ``idle_s`` is how often the log is looked at when nothing is new: a
+    worker's report has to be at the broker within 80 ms. ``drain_s`` is how long what is there is shipped after being
+    told to stop.
     """
 
     idempotent: bool = True
-    compression: str | None = "gzip"
-    linger_s: float = 0.02
     batch_bytes: int = 256 * 1024
     max_request_bytes: int = 1024 * 1024
-    idle_s: float = 0.2
-    retry_s: float = 0.5
+    in_flight: int = 8
+    idle_s: float = 0.05
+    retry_s: float = 0.1
     first_pause_s: float = 0.2
-    longest_pause_s: float = 30.0
+    longest_pause_s: float = 5.0
     save_every_s: float = 1.0
+    drain_s: float = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
-    key: bytes
-    value: bytes
-    headers: Sequence[tuple[str, bytes]]
+class ClusterTopic:
+    """Shipping as a node of a cluster. ``shards`` is their number, None as long as the database has not said it.
+
+    ``partitions`` is what the topic gets when it has to be made.
+    """
+
+    shards: Callable[[], int | None]
+    partitions: int = _SHARDS
+
+
+class _Renew(Exception):
+    """The broker turned a batch down, so that the producer's sequence numbers no longer fit: it needs a new one."""
 
 
 class KafkaShipper:
@@ -72,6 +86,8 @@ class KafkaShipper:
         *,
         cursor_file: Path,
         dead_letter_file: Path,
+        secret: Secrets | None = None,
+        cluster: ClusterTopic | None = None,
         tuning: KafkaTuning | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -79,10 +95,12 @@ class KafkaShipper:
         """Ship what ``reader`` finds after the cursor in ``cursor_file``.
 
         Args:
-            settings: Brokers, topic, client id and the time limit of a call.
+            settings: Brokers, topic, client id, security and the time limit of a call.
             reader: A reader of its own.
-            cursor_file: Where the acknowledged cursor is kept.
-            dead_letter_file: Where events go that the broker will never take, because they are too large.
+            cursor_file: Where the acknowledged cursor is kept. Whoever ships holds a lock on it.
+            dead_letter_file: Where lines go that are no events, or that the broker will never take.
+            secret: The value of a secret by its reference.
+            cluster: As a node of a cluster; None on a node of its own.
             tuning: Defaults are for production.
             rng: Draws the pauses.
             clock: Monotonic seconds.
@@ -93,13 +111,17 @@ class KafkaShipper:
         self._reader = reader
         self._cursor_file = CursorFile(cursor_file)
         self._dead_letter_file = dead_letter_file
+        self._secret = secret
+        self._cluster = cluster
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._clock = clock
-        self._cursor = self._cursor_file.load()
+        self._cursor: Mapping[str, tuple[int, int]] = self._cursor_file.load()
         self._saved: Mapping[str, tuple[int, int]] = dict(self._cursor)
         self._save_at = 0.0
         self._pause_s = self._tuning.first_pause_s
-        self._in_doubt = 0
+        self._splitter: Splitter | None = None
+        self._shipments: deque[Shipment] = deque()
+        self._batch_bytes = min(self._tuning.batch_bytes, self._tuning.max_request_bytes)
 
     @property
     def cursor(self) -> Mapping[str, tuple[int, int]]:
@@ -107,12 +129,37 @@ class KafkaShipper:
         return self._cursor
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Ship until ``stop`` is set, finishing the batch at hand, or until the task is cancelled."""
+        """Ship until ``stop`` is set, then what is there as far as time allows, or until the task is cancelled."""
+        try:
+            while not stop.is_set():
+                try:
+                    with self._cursor_file.hold():
+                        self._begin()
+                        await self._ship(stop)
+                except BlockingIOError:
+                    # A shipper with other settings is about to end.
+                    await _wait(stop, self._tuning.first_pause_s)
+                except OSError as error:
+                    self._failed(error)
+                    await _wait(stop, self._tuning.longest_pause_s)
+        finally:
+            self.stats.up = False
+
+    def _begin(self) -> None:
+        """Take up the cursor as whoever shipped before has left it."""
+        self._cursor = self._cursor_file.load()
+        self._saved = dict(self._cursor)
+        self._shipments.clear()
+
+    async def _ship(self, stop: asyncio.Event) -> None:
+        """One producer after the other."""
         try:
             while not stop.is_set():
                 try:
                     await self._session(stop)
-                except (KafkaError, OSError, TimeoutError) as error:
+                except _Renew:
+                    continue
+                except (KafkaError, OSError, TimeoutError, NotReady) as error:
                     self._failed(error)
                 except Exception as error:  # noqa: BLE001 - aiokafka also lets assertion and value errors out
                     self._failed(error)
@@ -121,7 +168,6 @@ class KafkaShipper:
                     await _wait(stop, self._pause_s * self._rng.uniform(0.5, 1.0))
                     self._pause_s = min(self._pause_s * 2, self._tuning.longest_pause_s)
         finally:
-            self.stats.up = False
             self._save()
 
     def _failed(self, error: BaseException) -> None:
@@ -133,119 +179,158 @@ class KafkaShipper:
 
     async def _session(self, stop: asyncio.Event) -> None:
         """One producer's life: until ``stop`` is set or anything fails."""
-        producer = self._make_producer()
         limit = self._settings.request_timeout_s
+        # In a thread, because it reads files.
+        security = await asyncio.to_thread(client_security, self._settings.security, self._secret)
+        shards = await self._shards(security)
+        producer = self._make_producer(security)
         try:
             await asyncio.wait_for(producer.start(), limit)
+            there = len(await asyncio.wait_for(producer.partitions_for(self._settings.topic), limit))
+            self._prepare(there if shards is None else shards)
             self.stats.up = True
-            while not stop.is_set():
-                if not await self._ship_batch(producer):
-                    await self._save_sometimes()
-                    self._measure_lag()
+            ends_at: float | None = None
+            while True:
+                # Before the log is looked at: what was written before is shipped.
+                stopping = stop.is_set()
+                if stopping:
+                    ends_at = ends_at or self._clock() + self._tuning.drain_s
+                    if self._clock() >= ends_at:
+                        break
+                if not await self._step(producer):
+                    if stopping:
+                        break
+                    self.stats.lag_bytes = 0
                     await _wait(stop, self._tuning.idle_s)
         finally:
             await _discard(producer, limit)
 
-    def _make_producer(self) -> Any:
+    async def _shards(self, security: Mapping[str, Any]) -> int | None:
+        """How many partitions are used, None for as many as there are; in a cluster the topic is made if need be."""
+        if self._cluster is None:
+            return None
+        topic = self._settings.topic
+        there = await ensure_topic(self._settings, topic, self._cluster.partitions, security)
+        shards = self._cluster.shards()
+        if shards is None:
+            raise NotReady("the number of shards is not known yet")
+        if there < shards:
+            raise NotReady(f"the topic {topic} has {there} partitions, and the cluster has {shards} shards")
+        return shards
+
+    def _make_producer(self, security: Mapping[str, Any]) -> Any:
         tuning = self._tuning
         return AIOKafkaProducer(
             bootstrap_servers=list(self._settings.brokers),
             client_id=self._settings.client_id,
             acks="all",
             enable_idempotence=tuning.idempotent,
-            compression_type=tuning.compression,
-            linger_ms=int(tuning.linger_s * 1000),
-            max_batch_size=min(tuning.batch_bytes, tuning.max_request_bytes),
-            max_request_size=tuning.max_request_bytes,
             retry_backoff_ms=int(tuning.retry_s * 1000),
             request_timeout_ms=int(self._settings.request_timeout_s * 1000),
+            **security,
         )
 
-    async def _ship_batch(self, producer: Any) -> bool:
-        """Send what comes next and wait for its acknowledgement; False when there was nothing."""
-        batch = self._reader.poll(self._cursor, self._tuning.batch_bytes)
-        if batch.entries:
-            # Sent before without an answer, so these may arrive a second time.
-            self.stats.retried += min(self._in_doubt, len(batch.entries))
-            self._in_doubt = 0
-            await self._deliver(producer, [_record(entry) for entry in batch.entries])
-            self._pause_s = self._tuning.first_pause_s
-        self._cursor = batch.cursor
-        await self._save_sometimes()
-        return bool(batch.entries)
+    def _prepare(self, partitions: int) -> None:
+        """What the last producer left is sent again, by the same partitions."""
+        if self._splitter is None or self._splitter.partitions != partitions:
+            self._splitter = Splitter(partitions, cluster=self._cluster is not None)
+            self._shipments.clear()
+        # They may have arrived, so these may arrive a second time.
+        self.stats.retried += sum(shipment.send_again() for shipment in self._shipments)
 
-    async def _deliver(self, producer: Any, records: Sequence[_Record]) -> None:
-        """Return when every record is acknowledged or put aside as too large; raise when the broker fails."""
-        limit = self._settings.request_timeout_s
-        sent: list[tuple[_Record, asyncio.Future[Any]]] = []
-        too_large: list[_Record] = []
-        try:
-            # One limit for all: a limit per record would cost a task per record.
-            await asyncio.wait_for(self._send(producer, records, sent, too_large), 2 * limit)
-            if sent:
-                _, waiting = await asyncio.wait([future for _, future in sent], timeout=2 * limit)
-                if waiting:
-                    raise TimeoutError(f"{len(waiting)} records were not acknowledged within {2 * limit:g} s")
-        finally:
-            self._in_doubt = len(sent)
-        errors = [(record, future.exception()) for record, future in sent]
-        for _, error in errors:
-            if error is not None and not isinstance(error, MessageSizeTooLargeError):
-                raise error
-        rejected = [record for record, error in errors if error is not None]
-        self.stats.delivered += len(sent) - len(rejected)
-        # The broker turned down a whole batch; sent alone, only the culprit is.
-        too_large += [record for record in rejected if not await self._deliver_alone(producer, record)]
-        self._in_doubt = 0
-        self._put_aside(too_large)
-
-    async def _send(
-        self,
-        producer: Any,
-        records: Sequence[_Record],
-        sent: list[tuple[_Record, asyncio.Future[Any]]],
-        too_large: list[_Record],
-    ) -> None:
-        for record in records:
-            try:
-                future = await producer.send(
-                    self._settings.topic, record.value, key=record.key, headers=record.headers
-                )
-            except MessageSizeTooLargeError:
-                too_large.append(record)
-            else:
-                future.add_done_callback(_retrieve)
-                sent.append((record, future))
-
-    async def _deliver_alone(self, producer: Any, record: _Record) -> bool:
-        send = producer.send_and_wait(
-            self._settings.topic, record.value, key=record.key, headers=record.headers
-        )
-        try:
-            await asyncio.wait_for(send, 2 * self._settings.request_timeout_s)
-        except MessageSizeTooLargeError:
+    async def _step(self, producer: Any) -> bool:
+        """Send what comes next, and take in what has arrived; False when nothing is under way or to be sent."""
+        for shipment in self._shipments:
+            await self._send(producer, shipment)
+        more = len(self._shipments) < self._tuning.in_flight and await self._read_on(producer)
+        if not self._shipments:
+            await self._save_sometimes()
             return False
-        self.stats.delivered += 1
+        waiting = self._shipments[0].waiting
+        if waiting and not more:
+            limit = 2 * self._settings.request_timeout_s
+            _, late = await asyncio.wait(waiting, timeout=limit)
+            if late:
+                raise TimeoutError(f"{len(late)} batches were not acknowledged within {limit:g} s")
+        self._take_in()
+        await self._save_sometimes()
         return True
 
-    def _put_aside(self, records: Sequence[_Record]) -> None:
-        if not records:
+    async def _read_on(self, producer: Any) -> bool:
+        """Poll the log once; whether there was anything."""
+        before = self._shipments[-1].cursor if self._shipments else self._cursor
+        batch = self._reader.poll(before, self._batch_bytes)
+        if not batch.entries:
+            if not self._shipments:
+                self._cursor = batch.cursor
+            return False
+        assert self._splitter is not None
+        shipment = Shipment(batch.cursor)
+        shipment.fill(
+            batch.entries,
+            self._splitter,
+            batch_bytes=self._batch_bytes,
+            most_bytes=self._tuning.max_request_bytes,
+        )
+        self._shipments.append(shipment)
+        await self._send(producer, shipment)
+        return True
+
+    async def _send(self, producer: Any, shipment: Shipment) -> None:
+        """Hand over its batches; waits for room, as long as the broker may take."""
+        while shipment.unsent:
+            batch = shipment.unsent[0]
+            packed = PackedBatch(batch, compression=self._settings.compression)
+            sending = producer.send_batch(packed, self._settings.topic, partition=batch[0].partition)
+            future = await asyncio.wait_for(sending, 2 * self._settings.request_timeout_s)
+            future.add_done_callback(_retrieve)
+            shipment.sent(batch, future)
+
+    def _take_in(self) -> None:
+        """Move the cursor past what is acknowledged from its place on without a gap."""
+        refused = False
+        failures: list[BaseException] = []
+        for shipment in self._shipments:
+            refused |= shipment.collect(self.stats, MessageSizeTooLargeError, failures)
+        while self._shipments and not self._shipments[0].records:
+            first = self._shipments[0]
+            self._put_aside(first.put_aside)
+            first.put_aside = []
+            self._cursor = first.cursor
+            self._shipments.popleft()
+            self._pause_s = self._tuning.first_pause_s
+        if refused:
+            # The batches behind a refused one fail as well, which says nothing about the broker.
+            self._batch_bytes = max(self._batch_bytes // 2, _LEAST_BATCH_BYTES)
+            raise _Renew
+        if failures:
+            raise failures[0]
+
+    def _put_aside(self, lines: Sequence[bytes]) -> None:
+        """Into a file of a bounded size, which has one predecessor."""
+        if not lines:
             return
-        self.stats.dead_lettered += len(records)
-        _log.error("%d events are too large for Kafka; see %s", len(records), self._dead_letter_file)
+        file = self._dead_letter_file
+        _log.error("%d lines can not be shipped to Kafka; see %s", len(lines), file)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        descriptor = os.open(self._dead_letter_file, flags, 0o600)
+        descriptor = os.open(file, flags, 0o600)
         try:
-            write_all(descriptor, b"".join([record.value + b"\n" for record in records]))
+            write_all(descriptor, b"".join([line + b"\n" for line in lines]))
             os.fsync(descriptor)
+            size = os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)
+        self.stats.dead_lettered += len(lines)
+        if size > _MOST_DEAD_BYTES:
+            file.replace(file.with_name(f"{file.name}.old"))
 
     async def _save_sometimes(self) -> None:
         if self._clock() >= self._save_at:
             self._save_at = self._clock() + self._tuning.save_every_s
             # In a thread, because it waits for the disk.
             await asyncio.to_thread(self._save)
+            if self._shipments:
+                self._measure_lag()
 
     def _save(self) -> None:
         cursor = dict(self._cursor)
@@ -260,21 +345,6 @@ class KafkaShipper:
 
     def _measure_lag(self) -> None:
         self.stats.lag_bytes = self._reader.lag_bytes(self._cursor)
-
-
-def _record(entry: Entry) -> _Record:
-    """The record of one log line; one that is no event is shipped bare, so that nothing is held up."""
-    try:
-        event = orjson.loads(entry.line)
-    except ValueError:
-        event = {}
-    data = event.get("data")
-    route = data.get("route") if isinstance(data, dict) else None
-    headers = [_CONTENT_TYPE]
-    headers += [
-        (f"ce_{name}", value.encode()) for name in _CE_ATTRIBUTES if isinstance(value := event.get(name), str)
-    ]
-    return _Record(route.encode() if isinstance(route, str) else b"", entry.line, headers)
 
 
 def _retrieve(future: "asyncio.Future[Any]") -> None:

@@ -8,9 +8,9 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from optimizer.lease_terms import Claim, Grant, Report, decode_grants, encode_report
+from optimizer.lease_terms import Claim, Grants, Report, decode_grants, encode_report
 from proxy import headers as crossing
-from proxy.admission.meter import Answer
+from proxy.admission.meter import AWAIT_S, Answer
 from proxy.errors import Overloaded, UpstreamFault
 from proxy.http1.client import Pool
 
@@ -23,9 +23,13 @@ _log = logging.getLogger("llm_optimizer.limits")
 
 
 class LeaseClient:
-    """Sends over a pool that others use too."""
+    """Sends over a pool that others use too.
+
+    ``wait_s`` is how long a request may be held up for an answer; the optimizer says so where it has to ask in turn.
+    """
 
     def __init__(self, pool: Pool, *, token: str, worker: int) -> None:
+        self.wait_s = AWAIT_S
         self._pool = pool
         self._worker = worker
         self._sequence = 0
@@ -39,15 +43,16 @@ class LeaseClient:
         self._sequence += 1
         body = encode_report(Report(self._worker, self._sequence, claims))
         head = self._head + b"%d\r\n\r\n" % len(body)
-        self._pool.send(head, body, _Reply(answer), bound=("lease", ANSWER_S))
+        self._pool.send(head, body, _Reply(self, answer), bound=("lease", ANSWER_S))
 
 
 class _Reply:
     """Collects one reply."""
 
-    __slots__ = ("_answer", "_body", "_status")
+    __slots__ = ("_answer", "_body", "_client", "_status")
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, client: LeaseClient, answer: Answer) -> None:
+        self._client = client
         self._answer = answer
         self._status = 0
         self._body = b""
@@ -63,13 +68,15 @@ class _Reply:
         """Only the whole reply means anything."""
 
     def reply_end(self) -> None:
-        grants: list[Grant | None] | None = None
+        answer: Grants | None = None
         if self._status == 200:
             try:
-                grants = decode_grants(self._body)
+                answer = decode_grants(self._body)
             except ValueError as error:
                 _log.error("the optimizer's grants can't be read: %s", error)
-        self._answer(grants)
+        if answer is not None:
+            self._client.wait_s = answer.wait_s or AWAIT_S
+        self._answer(answer.grants if answer is not None else None)
 
     def reply_failed(self, fault: UpstreamFault | Overloaded) -> None:
         self._answer(None)

@@ -6,8 +6,8 @@ requests under way have reserved, what was used. The invariants:
 - A request reserves at all of its meters or at none, in one step, so no interleaving of requests spends a lease twice.
 - ``free + reserved + used`` never exceeds what the optimizer has recorded for this worker, unless replies cost more
   than was reserved for them or requests were let through without an answer; both are reported and counted.
-- A request waits at most ``AWAIT_S`` for the optimizer; what happens then is decided by the settings. Where they say
-  refuse and the optimizer is only late, it waits up to ``PATIENCE_S``: a wrong refusal costs more than the wait.
+- A request waits at most ``Ask.wait_s`` for the optimizer; what happens then is decided by the settings. Where they
+  say refuse and the optimizer is only late, it waits up to ``PATIENCE_S``: a wrong refusal costs more than the wait.
 
 Nothing here awaits. A clock that is set makes another window current; what a window has seen stays seen.
 """
@@ -39,7 +39,8 @@ AWAIT_S: Final = 0.004
 GRACE_S: Final = 0.001
 # Of a request that would be refused although nobody said that its limit is used up.
 PATIENCE_S: Final = 0.25
-"""With ``AWAIT_S`` 5 ms: what a request may be held up that goes on without an answer."""
+"""With ``AWAIT_S`` 5 ms: what a request may be held up that goes on without an answer. Where nodes share their limits
+the optimizer has to ask in turn, and makes it 20 ms."""
 REFRESH_S: Final = 0.5
 """How soon what a worker holds and does not need goes back to where others can have it."""
 DENIAL_S: Final = 0.25
@@ -63,6 +64,10 @@ Answer = Callable[[Sequence[Grant | None] | None], None]
 
 class Ask(Protocol):
     """How claims get to the optimizer."""
+
+    @property
+    def wait_s(self) -> float:
+        """How long a request may be held up for an answer, ``AWAIT_S`` unless the optimizer says otherwise."""
 
     def ask(self, claims: Sequence[Claim], answer: Answer) -> None:
         """Send; ``answer`` is called once, later, with one entry per claim, or with None when there is no answer."""
@@ -132,7 +137,8 @@ class Meters:
 
         ``tokens`` and ``usd`` are the most it is expected to take; an unknown price reserves next to nothing, but not
         of a budget that is used up. None means that the request is parked: ``resume`` is called exactly once, within
-        about 5 ms, or ``PATIENCE_S`` where an answer alone can keep it from being refused.
+        about 5 ms (20 ms where nodes share their limits), or ``PATIENCE_S`` where an answer alone can keep it from
+        being refused.
         """
         now = self.now()
         current = self._windows
@@ -261,7 +267,7 @@ class Meters:
         is_blind = self._is_overdue or clock < self._blind_until
         if self._closed or self._is_away or (is_blind and not refuses):
             return self._alone(parts)
-        due = clock + (PATIENCE_S if refuses else AWAIT_S)
+        due = clock + (PATIENCE_S if refuses else self._ask.wait_s)
         self._waiting.append(_Waiter(parts, resume, due))
         self._send_soon()
         self._look_at(due, clock)
@@ -410,7 +416,7 @@ class Meters:
             return
         self._is_away = False
         self._quiet_until = 0.0
-        if clock - self._sent_at < AWAIT_S:
+        if clock - self._sent_at < self._ask.wait_s:
             self._misses = 0
         for meter, grant in zip(flight, grants, strict=True):
             if grant is not None:

@@ -90,13 +90,15 @@ def exceeded(limited: Limited, amount: float, now: float, headers: bytes) -> Rat
 
 
 def away(limited: Limited, now: float) -> RateLimited:
-    """The refusal when the optimizer can't be asked and the settings say to stay closed."""
+    """The refusal when nobody who counts can be asked (the optimizer, or Redis where nodes share limits), and the
+    settings say to stay closed.
+    """
     is_rate = limited.measure in RATES
     what = f"{limited.measure} limit" if is_rate else "budget"
     setting = "access.when_optimizer_away." + ("rates" if is_rate else "budgets")
     return RateLimited(
-        f"Nobody can say what is left of the {what} of {_whose(limited.subject)}: the process that counts does not "
-        f"answer, and {setting} is 'closed'. Try again soon.",
+        f"Nobody can say what is left of the {what} of {_whose(limited.subject)}: who counts it does not answer, "
+        f"and {setting} is 'closed'. Try again soon.",
         status=503,
         code="limits_unavailable",
         kind="service_unavailable",

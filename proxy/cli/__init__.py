@@ -42,6 +42,8 @@ _COMMANDS: Final = {
     "report": _Entry("proxy.cli.report", "report", "Show what was saved, with error bars."),
     "judges": _Entry("proxy.cli.judges", "judges", "Show what judges of answers found and cost."),
     "audit": _Entry("proxy.cli.audit", "audit", "Show who changed what, and when."),
+    "cluster": _Entry("proxy.cli.cluster", "cluster", "Show nodes, shards and engines of a cluster."),
+    "rebuild": _Entry("proxy.cli.rebuild", "rebuild", "Learn all statistics again from the events."),
     "keys": _Entry("proxy.cli.keys", "keys", "Make, list and revoke keys for applications."),
     "simulate": _Entry(
         "proxy.cli.simulate_data",

@@ -53,6 +53,8 @@ def secrets(loaded: Loaded) -> Iterator[Finding]:
         **{f"upstream {row.name}": row.secret for row in settings.upstreams if row.name in used},
         **{f"webhook {row.name}": row.secret for row in settings.webhooks},
         "database": settings.database.url,
+        "redis": settings.redis.url if settings.redis is not None else None,
+        "cluster": settings.cluster.secret if settings.cluster is not None else None,
     }
     resolver = SecretResolver(process_environment(), loaded.secrets)
     # A literal key of an earlier run is not kept anywhere: nobody can say whether it is still right.
@@ -73,10 +75,14 @@ def secrets(loaded: Loaded) -> Iterator[Finding]:
 def dependencies(loaded: Loaded) -> Iterator[Finding]:
     """The servers that the configuration names accept a connection."""
     settings = loaded.settings
-    url = SecretResolver(process_environment(), loaded.secrets).resolve(settings.database.url or "")
+    resolver = SecretResolver(process_environment(), loaded.secrets)
+    url = resolver.resolve(settings.database.url or "")
     if url is not None and (host := urlsplit(url).hostname):
         port = _port(url) or _PORTS.get(urlsplit(url).scheme.partition("+")[0], 5432)
         yield _connection("database", host, port, "rollouts wait until it is back; requests are served")
+    redis = resolver.resolve(settings.redis.url) if settings.redis is not None else None
+    if redis is not None and (host := urlsplit(redis).hostname):
+        yield _connection("redis", host, _port(redis) or 6379, "nodes keep their last tables")
     if settings.kafka is not None:
         for broker in settings.kafka.brokers:
             host, _, port_text = broker.rpartition(":")

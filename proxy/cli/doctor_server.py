@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from proxy.cli import doctor_cluster
 from proxy.cli.client import AdminClient, Away, Refused
 from proxy.cli.doctor_local import version
 from proxy.cli.findings import Finding, fail, ok, warn
@@ -27,6 +28,10 @@ _FIXES: Final[Mapping[str, str]] = {
     "kafka": "start the brokers, or correct kafka.brokers; events wait on the disk",
     "database": "start the database, or correct database.url; until then nothing is deployed or promoted",
     "guards": "look at the log of `llm-optimizer serve`; until it is healthy, candidates get no traffic",
+    "redis": "start Redis, or correct redis.url; nodes keep their last tables, and no stage advances",
+    "postgresql": "start the database, or correct database.url; shards that change hands wait for it",
+    "ownership": "llm-optimizer cluster says which shards wait and why",
+    "state_directory": "mount a volume and name it with --state-dir",
     "webhooks": "look at the receiver; deliveries are tried again for a day",
 }
 
@@ -66,6 +71,7 @@ def server(target: Target, *, running: Mapping[str, Any] | None) -> Iterator[Fin
     yield from _waiting(client)
     yield from _constraints(client)
     yield from _judges(client)
+    yield from doctor_cluster.cluster(client)
 
 
 def _silent(away: Away, running: Mapping[str, Any] | None) -> Iterator[Finding]:
@@ -91,7 +97,7 @@ def _components(health: Mapping[str, Any]) -> Iterator[Finding]:
         if state in ("healthy", "off"):
             yield ok(name, str(state))
         else:
-            facts = health.get(name)
+            facts = (health.get("engines") or {}).get(name) or health.get(name)
             error = facts.get("error") if isinstance(facts, Mapping) else None
             message = f"{state}: {error}" if error else str(state)
             yield warn(name, message, _FIXES.get(name, _LOOK))

@@ -54,6 +54,15 @@ def emit(answer: Any, form: str, table: Callable[[], None]) -> None:
         click.echo(yaml.safe_dump(answer, sort_keys=False, allow_unicode=True, width=100), nl=False)
     else:
         table()
+        _say_incomplete(answer)
+
+
+def _say_incomplete(answer: Any) -> None:
+    """What the answer of a cluster lacks, on standard error; one node's lacks nothing."""
+    for missing in (answer.get("incomplete") if isinstance(answer, Mapping) else None) or ():
+        whose = f"node {missing['node']} ({missing['address']})" if missing["node"] else "no node"
+        shards = f", shards {', '.join(map(str, missing['shards']))}" if missing["shards"] else ""
+        say(f"incomplete: {whose}{shards}: {missing['reason']}", err=True)
 
 
 def plain(value: Any) -> str:

@@ -1,9 +1,11 @@
 """``llm-optimizer serve``: check that this is one installation, then hand over to the supervisor."""
 
 import asyncio
+import logging
 import os
 import sys
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -14,7 +16,16 @@ from proxy.cli.options import DEFAULT_STATE_DIR, state_dir_option
 from proxy.config.numerics import one_thread_for_numpy
 from proxy.config.resolver import SecretResolver
 from proxy.supervisor import ServeOptions, Supervisor
+from proxy.supervisor_notify import ServiceManager
 from proxy.supervisor_sockets import StartRefused
+from proxy.supervisor_state import Home, find_home
+
+MEMORY_ONLY: Final = (
+    "MEMORY ONLY: %s. Everything that is learned, logged or created here, client keys, limits and the admin key "
+    "included, is lost when this process ends. It is in %s until then. Give it a directory with --state-dir."
+)
+
+_log = logging.getLogger(logs.LOGGER_NAME)
 
 
 @click.command("serve")
@@ -65,10 +76,14 @@ def serve(
     os.umask(0o077)  # Inherited by every process: whatever any of them creates is the operator's alone.
     one_thread_for_numpy()
     redactor = logs.configure("supervisor", level=log_level or "info", style=log_style or "auto")
+    home: Home | None = None
     try:
         check_installation()
+        home = find_home(choose_state_dir(state_dir, config).absolute())
+        if home.missing:
+            _log.error(MEMORY_ONLY, home.missing, home.path)
         options = ServeOptions(
-            state_dir=choose_state_dir(state_dir, config).absolute(),
+            state_dir=home.path,
             config=config.absolute() if config is not None else None,
             host=host,
             port=port,
@@ -81,10 +96,14 @@ def serve(
             announce=click.echo,
             redactor=redactor,
             on_terminal=sys.stdout.isatty(),
+            manager=ServiceManager(SecretResolver.from_process().resolve("env:NOTIFY_SOCKET")),
         )
         status = asyncio.run(supervisor.run())
     except (StartRefused, StateDirectoryError) as error:
         raise click.ClickException(str(error)) from error
+    finally:
+        if home is not None:
+            home.leave()
     sys.exit(status)
 
 

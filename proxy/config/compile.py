@@ -10,11 +10,11 @@ from ipaddress import ip_address
 from optimizer.routing import ENDPOINTS, Access, Limits
 from optimizer.settings import (
     CustomMetric,
-    KafkaSettings,
     RetentionSettings,
     RouteSettings,
     Settings,
 )
+from proxy.config.compile_cluster import compile_cluster, compile_kafka, compile_redis
 from proxy.config.compile_deployment import compile_database, compile_deployment, compile_webhooks
 from proxy.config.compile_models import ModelCompiler
 from proxy.config.compile_optimization import compile_optimization
@@ -40,7 +40,6 @@ from proxy.config.models_optimization import CustomMetricBlock
 from proxy.config.options import AdminOptions, Listen, LogOptions
 from proxy.config.problems import Findings, KeyPath, suggest
 
-_BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
 _PASSTHROUGH_ALL = "/v1/"
 # Whether a request was answered: recorded for every one, and what a prompt test may go by.
@@ -89,6 +88,7 @@ def compile_file(file: File, secrets: SecretStore, findings: Findings) -> Compil
         models.catalogue()
     models.report_assumptions()
     passthrough = _passthrough(file, upstreams, findings)
+    database = compile_database(file.database, secrets, findings)
     settings = Settings(
         config_hash="",
         upstreams=tuple(upstreams.compiled.values()),
@@ -99,26 +99,40 @@ def compile_file(file: File, secrets: SecretStore, findings: Findings) -> Compil
         custom_metrics=custom,
         limits=_limits(file, findings),
         access=_access(file, upstreams, findings),
-        kafka=_kafka(file, findings),
-        retention=RetentionSettings(
-            max_bytes=file.event_log.max_bytes,
-            max_disk_fraction=file.event_log.max_disk_fraction,
-            max_age_s=file.event_log.max_age_days * 86400,
-            segment_bytes=file.event_log.segment_bytes,
-        ),
+        kafka=compile_kafka(file, secrets, findings),
+        retention=_retention(file),
         publish_interval_s=file.optimization.publish_interval_ms / 1000,
         guard_lease_s=file.deployment.guard_lease_sec,
         optimization=compile_optimization(file, routes, router.defaults, findings),
         deployment=compile_deployment(file, findings),
         webhooks=compile_webhooks(file.webhooks, secrets, findings),
-        database=compile_database(file.database, secrets, findings),
+        database=database,
+        redis=compile_redis(file, secrets, findings),
+        cluster=compile_cluster(file, database, secrets, findings),
     )
     server = file.server
     return Compiled(
-        settings=replace(settings, config_hash=digest_of(settings)),
+        settings=replace(settings, config_hash=digest_of(_shared(settings))),
         listen=Listen(server.host.strip("[]"), server.port, server.workers, server.drain_timeout_ms / 1000),
         admin=_admin(file, secrets, findings),
         log=LogOptions(file.log.level, file.log.format),
+    )
+
+
+def _shared(settings: Settings) -> Settings:
+    """Without what nodes of one cluster may have different: they tell by the hash that they agree."""
+    cluster, kafka = settings.cluster, settings.kafka
+    return replace(
+        settings,
+        cluster=replace(cluster, advertise=None) if cluster is not None else None,
+        kafka=replace(kafka, client_id="") if kafka is not None else None,
+    )
+
+
+def _retention(file: File) -> RetentionSettings:
+    block = file.event_log
+    return RetentionSettings(
+        block.max_bytes, block.max_disk_fraction, block.max_age_days * 86400, block.segment_bytes
     )
 
 
@@ -269,26 +283,6 @@ def _limits(file: File, findings: Findings) -> Limits:
         buffered_reply_bytes=server.buffered_reply_bytes,
         in_flight_bytes=in_flight,
         shed_delay_s=server.shed_delay_ms / 1000,
-    )
-
-
-def _kafka(file: File, findings: Findings) -> KafkaSettings | None:
-    block = file.kafka
-    if block is None:
-        return None
-    if not block.brokers:
-        if ("kafka", "brokers") not in findings.broken:
-            findings.problem(("kafka", "brokers"), "is required: name at least one host:port.")
-        return None
-    for index, broker in enumerate(block.brokers):
-        if not _BROKER.fullmatch(broker):
-            findings.problem(("kafka", "brokers", index), f"{broker!r} is not host:port.")
-    return KafkaSettings(
-        brokers=tuple(block.brokers),
-        topic=block.topic,
-        group_id=block.group_id,
-        client_id=block.client_id,
-        request_timeout_s=block.request_timeout_ms / 1000,
     )
 
 

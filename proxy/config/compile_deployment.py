@@ -15,6 +15,7 @@ from optimizer.settings import (
     Stage,
     WebhookSettings,
 )
+from proxy.config.compile_addresses import compile_address
 from proxy.config.compile_upstreams import SecretStore
 from proxy.config.models import File
 from proxy.config.models_deployment import (
@@ -25,9 +26,7 @@ from proxy.config.models_deployment import (
     StageBlock,
     WebhookBlock,
 )
-from proxy.config.places import holds_password
 from proxy.config.problems import Findings, KeyPath, show_path
-from proxy.config.secrets import is_header_safe, is_reference, resolve
 from proxy.config.subscriptions import EVENT_NAMES, is_event
 from proxy.http1.addresses import host_problem
 
@@ -169,29 +168,15 @@ def compile_database(
         return DatabaseSettings()
     reference = None
     if block.url is not None:
-        reference = _database_url(block.url, secrets, findings)
+        reference = compile_address(
+            block.url,
+            ("database", "url"),
+            secrets,
+            findings,
+            unset="until it is, nothing new is deployed.",
+            problem=_database_problem,
+        )
     return DatabaseSettings(reference, block.max_connections, block.timeout_sec)
-
-
-def _database_url(text: str, secrets: SecretStore, findings: Findings) -> str | None:
-    path: KeyPath = ("database", "url")
-    if not is_header_safe(text):
-        findings.problem(path, "must be printable ASCII on one line; write other letters as %XX.")
-        return None
-    if is_reference(text) or holds_password(text):
-        reference = secrets.reference(text, path, findings)
-    else:
-        reference = secrets.keep(text.strip())
-    if reference is None:
-        return None
-    url = resolve(reference, secrets.environ, secrets.literals)
-    if url is None:
-        findings.note(path, f"{reference} is not set; until it is, nothing new is deployed.")
-        return reference
-    problem = _database_problem(url)
-    if problem is not None:
-        findings.problem(path, problem)
-    return reference
 
 
 def _database_problem(url: str) -> str | None:

@@ -14,20 +14,33 @@ from optimizer.routing import Arm, BreakerRules, Model, Price, Quota, Resilience
 from optimizer.settings import CustomMetric, Objective, PolicySettings, RouteSettings
 from proxy.config.compile_models import STREAM_USAGE
 from proxy.config.compile_routes import DEFAULT_PROMPT
+from proxy.config.effective_cluster import several_nodes
 from proxy.config.effective_deployment import database, deployment, optimization, webhooks
 from proxy.config.effective_learning import learning
 from proxy.config.flat import uses_known_models
 from proxy.config.identity import EXACT
 from proxy.config.interpolate import has_variable
 from proxy.config.load import Loaded
-from proxy.config.places import holds_password, is_secret, mask_address, may_hold_password
+from proxy.config.places import holds_password, is_secret, may_hold_password
 from proxy.config.problems import KeyPath
-from proxy.config.secrets import ENV, LITERAL
+from proxy.config.secrets import ENV, LITERAL, parse
 
 _FIRST = (
     *("server", "access", "state_dir", "upstreams", "models", "prompts", "routes", "passthrough"),
-    *("known_models", "optimization", "deployment", "webhooks", "metrics", "database"),
+    *(
+        "known_models",
+        "optimization",
+        "deployment",
+        "webhooks",
+        "metrics",
+        "database",
+        "redis",
+        "kafka",
+        "cluster",
+    ),
 )
+# Secrets of blocks that are taken from the file, not from what it was compiled to.
+_AS_WRITTEN = (("kafka", "security", "password"), ("cluster", "secret"))
 
 
 def effective_document(loaded: Loaded, changed: Mapping[str, RouteSettings] | None = None) -> dict[str, Any]:
@@ -62,6 +75,7 @@ def effective_document(loaded: Loaded, changed: Mapping[str, RouteSettings] | No
         else {},
         "webhooks": webhooks(loaded),
         "database": database(loaded),
+        **several_nodes(loaded),
     }
     document |= {key: part for key, part in optional.items() if part}
     ordered = {key: document.pop(key) for key in _FIRST if key in document}
@@ -109,8 +123,6 @@ def _restore(value: Any, loaded: Loaded, path: KeyPath, held: frozenset[KeyPath]
     if isinstance(value, list):
         # A variable may stand for a whole list, written with commas.
         return raw if taken else [_restore(child, loaded, (*path, i), held) for i, child in enumerate(value)]
-    if may_hold_password(path) and isinstance(value, str):
-        return mask_address(str(raw) if taken else value, path, loaded.source.overrides.get(path))
     return raw if taken else _escaped(value)
 
 
@@ -132,13 +144,21 @@ def _reference(value: Any, loaded: Loaded, path: KeyPath) -> str:
         keys, has_single = loaded.admin.keys, loaded.source.file.admin.key is not None
         text = keys[path[-1] + has_single] if isinstance(path[-1], int) else keys[0]
     elif may_hold_password(path):
-        text = _database_url(text, loaded, path)
+        text = _address(text, loaded, path)
+    elif path in _AS_WRITTEN:
+        text, _ = parse(text, loaded.path.parent if loaded.path is not None else None)
     return f"${{{text.removeprefix(ENV)}}}" if text.startswith(ENV) else text
 
 
-def _database_url(text: str, loaded: Loaded, path: KeyPath) -> str:
+def address_reference(loaded: Loaded, path: KeyPath) -> str | None:
+    """What the settings hold in the place of the address at ``path``."""
+    database, redis = loaded.settings.database, loaded.settings.redis
+    return database.url if path[0] == "database" else redis.url if redis is not None else None
+
+
+def _address(text: str, loaded: Loaded, path: KeyPath) -> str:
     """As written as long as no password stands in it."""
-    reference = loaded.settings.database.url or text
+    reference = address_reference(loaded, path) or text
     raw = _raw(loaded.source.raw, path)
     if not reference.startswith(LITERAL) or not isinstance(raw, str) or raw.startswith(LITERAL):
         return reference

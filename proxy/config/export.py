@@ -16,9 +16,9 @@ import yaml
 from optimizer.rollouts.overlays import effective, layer, obstacle
 from optimizer.rollouts.records import OVERLAYING, Optimization, Status
 from proxy.config.document import Span
-from proxy.config.effective import effective_document
+from proxy.config.effective import address_reference, effective_document
 from proxy.config.load import Loaded
-from proxy.config.places import holds_password, is_secret, mask_address, may_hold_password
+from proxy.config.places import ADDRESSES, holds_password, is_secret, mask_address, may_hold_password
 from proxy.config.problems import KeyPath
 from proxy.config.secrets import LITERAL, is_reference, parse
 
@@ -91,24 +91,23 @@ def file_yaml(loaded: Loaded) -> str:
             if literal is not None:
                 replacements[span] = reference
                 hidden.add(literal)
-        elif may_hold_password(path) and mask_address(value, path) != value:
-            replacements[span] = f'"{mask_address(value, path)}"'
-            hidden.add(value)
     return _hide(_replace(document.text, replacements), hidden)
 
 
 def _reference(url: str, loaded: Loaded, path: KeyPath) -> str:
-    """What stands for the address of the database when a password is written in it."""
+    """What stands for the address of an engine when a password is written in it."""
     variable = loaded.source.overrides.get(path)
-    if variable is not None or loaded.settings.database.url is None:
-        return f'"{mask_address(url, path, variable)}"'
-    return loaded.settings.database.url
+    reference = address_reference(loaded, path)
+    return (
+        reference if variable is None and reference is not None else f'"{mask_address(url, path, variable)}"'
+    )
 
 
 def _hidden(loaded: Loaded) -> Iterator[str]:
     """Literal keys, and of an address its password: an address without one is no secret."""
+    addresses = {address_reference(loaded, path) for path in ADDRESSES}
     for reference, value in loaded.secrets.items():
-        if reference != loaded.settings.database.url:
+        if reference not in addresses:
             yield value
         elif holds_password(value):
             yield value

@@ -16,7 +16,6 @@ from proxy.config.compile import compile_file
 from proxy.config.compile_upstreams import SecretStore
 from proxy.config.document import Document, parse
 from proxy.config.environment import lay_over
-from proxy.config.inactive import report_inactive
 from proxy.config.interpolate import interpolate
 from proxy.config.models import File
 from proxy.config.normalise import normalise
@@ -119,7 +118,6 @@ def load_text(text: str, environ: Mapping[str, str], *, path: Path | None = None
     file = validate(data, raw, findings)
     secrets = SecretStore(environ, path.parent if path is not None else None)
     compiled = compile_file(file, secrets, findings)
-    report_inactive(data, findings)
     if findings.problems:
         raise ConfigProblems(_in_order(findings), origin=origin)
     return Loaded(

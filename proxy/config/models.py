@@ -5,8 +5,9 @@ from typing import Annotated
 from pydantic import Field
 
 from proxy.config.models_base import AT_RESTART, Block, EmptyIsNone, Name, Text
+from proxy.config.models_cluster import ClusterBlock, KafkaBlock, RedisBlock
 from proxy.config.models_deployment import DatabaseBlock, DeploymentBlock, WebhookBlock
-from proxy.config.models_optimization import KafkaBlock, MetricsBlock, OptimizationBlock, RedisBlock
+from proxy.config.models_optimization import MetricsBlock, OptimizationBlock
 from proxy.config.models_route import PromptBlock, RouteBlock
 from proxy.config.models_server import AccessBlock, AdminBlock, EventLogBlock, LogBlock, ServerBlock
 from proxy.config.models_upstream import ModelBlock, UpstreamBlock
@@ -55,8 +56,11 @@ class File(Block):
     )
     metrics: MetricsBlock = Field(default_factory=MetricsBlock, description="Metrics of your own.")
     database: DatabaseBlock | None = Field(default=None, description="Where optimizations are kept.")
-    redis: RedisBlock | None = Field(default=None, description="What joins several nodes.")
+    redis: RedisBlock | None = Field(default=None, description="What joins the nodes of a cluster.")
     kafka: KafkaBlock | None = Field(default=None, description="Where the event log is shipped.")
+    cluster: ClusterBlock | None = Field(
+        default=None, description="Several nodes as one. Left out: this node is on its own."
+    )
     admin: AdminBlock = Field(default_factory=AdminBlock, description="Who may reach the admin paths.")
     log: LogBlock = Field(default_factory=LogBlock, description="The processes' own log lines.")
     event_log: EventLogBlock = Field(default_factory=EventLogBlock, description="Bounds of the event log.")

@@ -7,7 +7,6 @@ from pydantic import Field
 from proxy.config.models_base import (
     Block,
     CommaList,
-    Count,
     Fraction,
     Positive,
     Real,
@@ -149,23 +148,3 @@ class MetricsBlock(Block):
     custom: list[CustomMetricBlock] = Field(
         default_factory=list, description="Metrics for POST /v1/feedback."
     )
-
-
-class RedisBlock(Block):
-    """What joins several nodes."""
-
-    url: Text | None = Field(default=None, description="redis:// address.")
-    max_connections: Count = Field(default=10, description="Connections open at once.")
-    timeout_sec: Positive = Field(default=5, description="Time for an answer.")
-
-
-class KafkaBlock(Block):
-    """Where the event log is shipped."""
-
-    brokers: Texts = Field(default_factory=list, description="host:port of each broker. Needed.")
-    topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")] = Field(
-        default="llm-feedback", description="Topic of the events."
-    )
-    group_id: Text = Field(default="optimizer-group", description="Consumer group.")
-    client_id: Text = Field(default="llm-optimizer", description="How this client calls itself.")
-    request_timeout_ms: Positive = Field(default=10_000, description="Time for a broker's answer.")

@@ -15,8 +15,11 @@ SECRETS: tuple[KeyPath, ...] = (
     ("admin", "key"),
     ("admin", "keys", ANY),
     ("webhooks", ANY, "secret"),
-    # A secret because it may hold a password, and an address, so that one without a password is shown.
+    # Secrets because they may hold a password, and addresses, so that one without a password is shown.
     ("database", "url"),
+    ("redis", "url"),
+    ("kafka", "security", "password"),
+    ("cluster", "secret"),
 )
 ADDRESSES: tuple[KeyPath, ...] = (("database", "url"), ("redis", "url"))
 

@@ -31,15 +31,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something accepted that the operator should know. ``step`` names when an inactive key starts to act."""
+    """Something accepted that the operator should know."""
 
     path: str
     message: str
-    step: int | None = None
 
     def __str__(self) -> str:
-        if self.step is not None:
-            return f"not active yet: {self.path} (step {self.step}): {self.message}"
         return f"{self.path}: {self.message}" if self.path else self.message
 
 
@@ -79,8 +76,8 @@ class Findings:
         if found not in self.problems:
             self.problems.append(found)
 
-    def note(self, path: KeyPath, message: str, *, step: int | None = None) -> None:
-        found = Note(show_path(self.written(path)), self._as_written(message), step)
+    def note(self, path: KeyPath, message: str) -> None:
+        found = Note(show_path(self.written(path)), self._as_written(message))
         if found not in self.notes:
             self.notes.append(found)
 

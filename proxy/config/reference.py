@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 import orjson
 
 from proxy.config.environment import NAMED, PREFIX
-from proxy.config.inactive import INACTIVE
 from proxy.config.models import File
 from proxy.config.places import is_secret
 from proxy.config.problems import KeyPath
@@ -35,7 +34,7 @@ Every key of the configuration file. `config.yaml` at the top of the repository 
   means that the key may be left out; the last column says what follows.
 - `<name>` stands for a name of your own, `[]` for each entry of a list.
 - **Change** says when a new value acts: `live` as soon as the file is saved and valid, `restart` when the processes
-  start again, `step N` not before that step of the project: until then it is only checked.
+  start again.
 - `${NAME}` takes a value from the environment, `${NAME:-default}` with a default, `$${` stands for `${`.
 - The environment goes before the file: %(named)s, and `%(prefix)sA__B` for any key `a.b`. Lists and mappings may be
   written in YAML's flow style, `[a, b]`.
@@ -107,7 +106,7 @@ class _Page:
             kind,
             _default(key, part, block),
             next((unit for ending, unit in _UNITS if key.endswith(ending)), ""),
-            "" if _is_block(part) and not _step(here) else _step(here) or str(part.get("reload", "live")),
+            "" if _is_block(part) else str(part.get("reload", "live")),
             _plain(meaning),
         )
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
@@ -183,12 +182,6 @@ def _is_block(part: Schema) -> bool:
     """Whether the key only holds other keys."""
     options = part.get("anyOf", (part,))
     return any("$ref" in option for option in options)
-
-
-def _step(path: KeyPath) -> str | None:
-    """Which step of the project makes the key act, if it does not yet."""
-    step = next((entry.step for entry in INACTIVE if path[: len(entry.path)] == entry.path), None)
-    return f"step {step}" if step is not None else None
 
 
 def _plain(text: str) -> str:

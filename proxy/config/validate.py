@@ -20,7 +20,10 @@ from proxy.config.problems import Findings, KeyPath, suggest
 _MOST_ROUNDS = 12
 # A key is longer than most words; and where keys are expected a misplaced one may stand.
 _LONGEST_VALUE = 24
-_UNSHOWN = {("upstreams",), ("admin",), ("database",), ("redis",), ("passthrough",), ("webhooks",)}
+_UNSHOWN = {
+    *(("upstreams",), ("admin",), ("database",), ("redis",), ("kafka",), ("cluster",)),
+    *(("passthrough",), ("webhooks",)),
+}
 _MESSAGES: Mapping[str, str] = {
     "missing": "is required.",
     "string_type": "must be text; put it in quotes.",

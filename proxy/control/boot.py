@@ -22,6 +22,7 @@ from proxy.config.problems import ConfigProblems
 from proxy.control.configuration import History
 from proxy.control.core import Core
 from proxy.supervisor_link import Link
+from proxy.supervisor_state import within_memory
 
 EXIT_CONFIG: Final = 78
 
@@ -75,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         state = StateDirectory(options.state_dir)
-        loaded, is_kept = read(options, state, process_environment())
+        environ = within_memory(state, process_environment())
+        loaded, is_kept = read(options, state, environ)
         logs.configure(
             "optimizer",
             level=options.log_level or loaded.log.level,
@@ -86,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             state,
             loaded,
             path=options.config,
-            environ=process_environment(),
+            environ=environ,
             send=send,
             redactor=redactor,
             now=time.time,

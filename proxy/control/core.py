@@ -8,14 +8,16 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from optimizer import events
 from optimizer.control_database import ControlDatabase
 from optimizer.control_store.store import SqlStore
 from optimizer.ingest import Ingest
 from optimizer.key_store import KeyStore
 from optimizer.lease_store import LeaseStore
 from optimizer.leases import LeaseBook
+from optimizer.local_keys import LocalKeys
 from optimizer.log.node import StateDirectory
 from optimizer.settings import Settings
 from proxy.config.load import Loaded
@@ -28,6 +30,10 @@ from proxy.control.learning import Learning
 from proxy.control.metrics.observer import MetricsObserver
 from proxy.control.metrics.totals import Vocabulary
 from proxy.logs import LOGGER_NAME, Redactor
+
+if TYPE_CHECKING:
+    from proxy.control.cluster.composition import Foundation
+    from proxy.control.cluster.node import Cluster
 
 Send = Callable[[Mapping[str, Any]], object]
 
@@ -48,7 +54,7 @@ class Core:
 
     Raises:
         ValueError: The configuration can't be built into a table.
-        OSError, sqlite3.Error, StoreError, ControlDatabaseError: The state directory can't be used.
+        OSError, sqlite3.Error, StoreError, ControlDatabaseError, ShelfFault: The state directory can't be used.
     """
 
     def __init__(
@@ -68,20 +74,26 @@ class Core:
         self._redactor = redactor
         redactor.learn(loaded.secrets.values())
         self.new_admin_key: str | None = None
+        self.foundation = _found(state, loaded, environ)
+        """What makes this node one of several; None when it is alone."""
         self.journal = Journal(state, segment_bytes=loaded.settings.retention.segment_bytes, now=now)
-        self.ingest = Ingest(state, clock=now)
+        self.ingest = Ingest(state, clock=now, joined=self._joined if self.foundation is not None else None)
         self.database = ControlDatabase(state.control_database_file)
-        self.keys = KeyStore(self.database, state.key_file, pepper=state.key_pepper, now=now)
+        self.store = _store(state, loaded, environ, now)
+        shelf = self.foundation.keys(self.store) if self.foundation is not None else LocalKeys(self.database)
+        self.keys = KeyStore(shelf, state.key_file, pepper=state.key_pepper, now=now)
         self.lease_store = LeaseStore(state.limits_file)
-        self.leases = LeaseBook(self.lease_store.rows, self.lease_store, now=now, clock=monotonic)
+        self.shared_limits = (
+            self.foundation.limits(self.lease_store, access=lambda: self.settings, now=now)
+            if self.foundation is not None
+            else None
+        )
+        self.leases = LeaseBook(
+            self.lease_store.rows, self.lease_store, now=now, clock=monotonic, shares=self.shared_limits
+        )
         self.observer = MetricsObserver(Vocabulary.of(loaded.settings), now=now)
         self.ingest.add_consumer(self.observer)
-        self.store = _store(state, loaded, environ, now)
-        self.learners: Learners = Alone(
-            Learning(
-                state, loaded.settings, ingest=self.ingest, journal=self.journal, store=self.store, now=now
-            )
-        )
+        self.learners: Learners = self._learners(loaded)
         self.configuration = Configuration(
             loaded,
             path=path,
@@ -118,6 +130,11 @@ class Core:
         return self.learners.settings
 
     @property
+    def cluster(self) -> "Cluster | None":
+        """The learners of a node of a cluster; None on a node that is alone."""
+        return None if isinstance(self.learners, Alone) else cast("Cluster", self.learners)
+
+    @property
     def learning(self) -> Learning:
         """What a node that is alone learns.
 
@@ -138,6 +155,39 @@ class Core:
             self.database.close()
             self.lease_store.close()
 
+    def _learners(self, loaded: Loaded) -> Learners:
+        if self.foundation is not None:
+            return self.foundation.cluster(
+                port=loaded.listen.port,
+                ingest=self.ingest,
+                store=self.store,
+                journal=self.journal,
+                now=self.now,
+            )
+        return Alone(
+            Learning(
+                self.state,
+                loaded.settings,
+                ingest=self.ingest,
+                journal=self.journal,
+                store=self.store,
+                now=self.now,
+            )
+        )
+
+    def _joined(
+        self, event_id: str, request_id: str, signal: str, value: float, decision: Mapping[str, Any]
+    ) -> None:
+        """Say to the owner of the route what a rating is about; what the log loses, its writer counts."""
+        data = {
+            "request_id": request_id,
+            "route": decision["route"],
+            "signal": signal,
+            "value": value,
+            "decision": decision,
+        }
+        self.journal.write(events.FEEDBACK_JOINED, data, event_id=f"{event_id}:joined")
+
     def _admin_key(self) -> str:
         key, is_new = obtain_key(self.state.admin_key_file)
         self._redactor.learn([key])
@@ -153,6 +203,14 @@ class Core:
         self._send({"secrets": loaded.upstream_secrets})
         self.observer.use(Vocabulary.of(loaded.settings))
         return self.learners.follow()
+
+
+def _found(state: StateDirectory, loaded: Loaded, environ: Mapping[str, str]) -> "Foundation | None":
+    if loaded.settings.cluster is None:
+        return None
+    from proxy.control.cluster.composition import found  # noqa: PLC0415 - it loads clients that one node does without
+
+    return found(state, loaded, environ)
 
 
 def _store(

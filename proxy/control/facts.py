@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from optimizer.arm_report import selection_report
 from optimizer.judging.rubric import source_of
 from proxy.control.core import Core
 from proxy.control.metrics.exposition import ConfigFacts, Facts
@@ -22,7 +21,7 @@ _FEEDBACK = "feedback_"
 FEEDBACK_RESULTS: Final = (
     *("accepted", "learned", "repeated", "late", "too_many_sources", "out_of_range"),
     *("unknown_request", "unknown_metric", "not_optimized", "not_completed", "continued", "on_failure"),
-    *("dropped", "expired"),
+    *("dropped", "expired", "joined", "foreign"),
 )
 KAFKA_GAUGES: Final = ("up", "lag_bytes")
 KAFKA_COUNTERS: Final = ("delivered", "retried", "dead_lettered", "errors")
@@ -48,7 +47,8 @@ class FactSource:
     def __call__(self) -> Facts:
         """The present facts."""
         core, runtime = self._core, self._runtime
-        configuration, table = core.configuration, core.learning.publication.table
+        configuration, table = core.configuration, core.learners.table
+        learnings, peers = core.learners.all(), runtime.services.peers
         now = core.now()
         marks = runtime.watermarks
         gauges, counters = self._kafka()
@@ -61,10 +61,10 @@ class FactSource:
                 last_successful=configuration.last_successful,
                 last_success_at=configuration.last_success_at,
             ),
-            table_version=core.learning.publication.version,
+            table_version=core.learners.table_version,
             table_published_at=table.published_at if table is not None else 0.0,
-            reports=selection_report(configuration.settings, core.ingest.statistics, table, now=now),
-            savings_usd=core.learning.savings_usd(),
+            reports=runtime.services.reports(),
+            savings_usd={route: usd for one in learnings for route, usd in one.savings_usd().items()},
             custom=configuration.settings.custom_metrics,
             feedback=self._feedback(),
             lost=self._lost(),
@@ -77,27 +77,34 @@ class FactSource:
             limits=self._limits(),
             rollouts=self._rollouts(now),
             judging=self._judging(),
-            steering=core.learning.steering(),
-            drift=tuple(core.learning.drift.series()),
+            steering=runtime.services.steering(),
+            drift=tuple(row for one in learnings for row in one.drift.series()),
             task_deaths=self._task_deaths(),
             tasks_down=len(runtime.tasks.down),
             kafka=gauges,
             kafka_counters=counters,
+            kafka_feedback=runtime.kafka.feedback,
+            cluster=peers.facts() if peers is not None else None,
         )
 
     def _rollouts(self, now: float) -> RolloutFacts:
-        optimizing, runtime = self._core.learning.optimizing, self._runtime
-        controller, book = optimizing.controller, optimizing.book
-        routes = [route.name for route in self._core.settings.routes]
+        learnings, runtime = self._core.learners.all(), self._runtime
+        controllers = [one.optimizing.controller for one in learnings]
+        books = [one.optimizing.book for one in learnings]
+        # In a cluster a node shows the routes that it drives, so that sums over nodes are right.
+        routes = [route.name for one in learnings for route in one.settings.routes]
+        transitions: Counter[str] = Counter()
+        for controller in controllers:
+            transitions.update(controller.transitions)
         return RolloutFacts(
-            statuses=statuses_of(book.all()),
-            candidate_fractions=fractions_of(routes, book.overlaying()),
-            transitions=controller.transitions,
-            guard_age_s=max(now - optimizing.watched_at, 0.0),
-            store_up=not controller.store_away,
-            store_errors=controller.store_retries,
-            pending_rows=controller.pending_rows + controller.pending_records,
-            unpublished_takes=controller.unpublished_takes,
+            statuses=statuses_of(record for book in books for record in book.all()),
+            candidate_fractions=fractions_of(routes, (one for book in books for one in book.overlaying())),
+            transitions=transitions,
+            guard_age_s=max((max(now - one.optimizing.watched_at, 0.0) for one in learnings), default=0.0),
+            store_up=not any(controller.store_away for controller in controllers),
+            store_errors=sum(controller.store_retries for controller in controllers),
+            pending_rows=sum(one.pending_rows + one.pending_records for one in controllers),
+            unpublished_takes=any(controller.unpublished_takes for controller in controllers),
             webhooks=runtime.webhooks.counts,
             webhooks_waiting=runtime.webhooks.waiting,
         )
@@ -119,8 +126,12 @@ class FactSource:
                 usd_per_day=route.judge.usd_per_day,
                 word=paused.get(source),
             )
-        found = core.learning.judgements
-        return JudgeFacts(states, found.totals, found.cost_usd, core.observer.samples, judge.waiting)
+        totals: Counter[tuple[str, str, str]] = Counter()
+        costs: dict[str, float] = {}
+        for learning in core.learners.all():
+            totals.update(learning.judgements.totals)
+            costs |= learning.judgements.cost_usd
+        return JudgeFacts(states, totals, costs, core.observer.samples, judge.waiting)
 
     def _feedback(self) -> dict[str, int]:
         counts = self._core.ingest.learner.counts
@@ -150,7 +161,7 @@ class FactSource:
         return lost
 
     def _kafka(self) -> tuple[Mapping[str, float] | None, Mapping[str, float] | None]:
-        for sink in self._runtime.shipping.sinks:
+        for sink in self._runtime.kafka.sinks:
             if sink.name == "kafka":
                 stats: dict[str, Any] = asdict(sink.stats)
                 gauges = {name: float(stats[name]) for name in KAFKA_GAUGES}

@@ -19,6 +19,7 @@ class Journal:
     """
 
     def __init__(self, state: StateDirectory, *, segment_bytes: int, now: Callable[[], float]) -> None:
+        self.log_directory = state.log_directory
         self.incarnation = state.allocate_incarnation()
         self._now = now
         self._source = event_source(state.node, ROLE, self.incarnation)

@@ -7,6 +7,7 @@ one per owned partition, in a directory of its own, over the routes of that part
 import logging
 from collections.abc import Callable
 
+from optimizer.control_store.shard_store import ShardStore
 from optimizer.control_store.store import SqlStore
 from optimizer.drift import DriftWatch
 from optimizer.forgetting import Forgetting
@@ -37,6 +38,7 @@ class Learning:
         journal: Where it writes what it did.
         store: Keeps the optimizations.
         now: Unix seconds.
+        obstacle: Why no candidate may be given traffic at present; None when nothing is in the way.
 
     Raises:
         ValueError: The settings can't be built into a table.
@@ -49,8 +51,9 @@ class Learning:
         *,
         ingest: Ingest,
         journal: Journal,
-        store: SqlStore,
+        store: SqlStore | ShardStore,
         now: Callable[[], float],
+        obstacle: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.state = state
         self.settings = settings
@@ -82,6 +85,7 @@ class Learning:
             settings=lambda: self.settings,
             store=store,
             now=now,
+            obstacle=obstacle,
         )
 
     def start(self) -> None:

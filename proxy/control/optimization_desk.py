@@ -6,9 +6,9 @@ meant, and every problem of a request is told at once.
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from optimizer.rollouts.audit import AuditFilter, AuditRow
+from optimizer.rollouts.audit import AuditRow
 from optimizer.rollouts.book import Book
 from optimizer.rollouts.controller import Controller
 from optimizer.rollouts.machine import verbs_for
@@ -16,23 +16,13 @@ from optimizer.rollouts.overlays import layer
 from optimizer.rollouts.progress import Progress
 from optimizer.rollouts.records import SPLITTING, Optimization, Status
 from optimizer.settings import RolloutPlan, Settings
-from optimizer.strategies.base import Strategy, describe
+from optimizer.strategies.base import Strategy
 from proxy.config.problems import Problem, suggest
 from proxy.control.answers import Answers, AnswerStore
 
 AUTO: Final = "auto"
 
 _UNDECIDED: Final = frozenset((Status.COLLECTING, Status.PROPOSED))
-
-
-class DeskStore(AnswerStore, Protocol):
-    """The part of ``SqlStore`` that the desk reads; raises ``StoreError``."""
-
-    async def audit_page(
-        self, wanted: AuditFilter | None = None, *, limit: int = 100, before: str | None = None
-    ) -> Sequence[AuditRow]:
-        """Rows of the audit, the newest first, older than row ``before``."""
-        ...
 
 
 class Unacceptable(Exception):
@@ -75,7 +65,7 @@ class OptimizationDesk:
         *,
         settings: Callable[[], Settings],
         look_at: Callable[[Optimization], Awaitable[Optimization]],
-        store: DeskStore,
+        store: AnswerStore,
         progress: Callable[[Optimization], Progress | None],
     ) -> None:
         self._controller = controller
@@ -83,7 +73,6 @@ class OptimizationDesk:
         self._strategies = strategies
         self._settings = settings
         self._look_at = look_at
-        self._store = store
         self._progress = progress
         self.answers = Answers(store)
 
@@ -109,25 +98,17 @@ class OptimizationDesk:
         """One optimization, deleted ones too, as long as they are known."""
         return self._book.get(id_)
 
-    def page(
-        self,
-        *,
-        statuses: Collection[Status],
-        strategy: str | None,
-        route: str | None,
-        limit: int,
-        offset: int,
-    ) -> tuple[list[Optimization], int]:
-        """Those that match, the newest first, and how many there are in all."""
-        found = [
+    def matching(
+        self, *, statuses: Collection[Status], strategy: str | None, route: str | None
+    ) -> list[Optimization]:
+        """Those that match; None matches all."""
+        return [
             record
             for record in self._book.everything()
             if record.status in statuses
             and strategy in (None, record.strategy)
             and route in (None, record.route)
         ]
-        found.sort(key=lambda record: (record.created_at, record.id), reverse=True)
-        return found[offset : offset + limit], len(found)
 
     async def command(
         self,
@@ -172,21 +153,9 @@ class OptimizationDesk:
         """Everything that changes a route now."""
         return self._book.overlaying()
 
-    def strategies(self) -> list[dict[str, Any]]:
-        """Every strategy and its parameters."""
-        return [describe(strategy) for strategy in self._strategies.values()]
-
-    async def audit_page(self, wanted: AuditFilter, *, limit: int, before: str | None) -> Sequence[AuditRow]:
-        """Rows of the audit, with those that are still on their way to the database; raises ``StoreError``."""
-        # Looked at first: what is stored meanwhile is then in both, and not in neither.
-        pending = (
-            [row for row in self._controller.outbox.rows if wanted.matches(row)] if before is None else []
-        )
-        stored = await self._store.audit_page(wanted, limit=limit, before=before)
-        if not pending:
-            return stored
-        rows = {row.id: row for row in (*stored, *pending)}.values()
-        return sorted(rows, key=lambda row: (row.at, row.id), reverse=True)[:limit]
+    def pending_audit(self) -> Sequence[AuditRow]:
+        """Rows of the audit that are on their way to the database."""
+        return self._controller.outbox.rows
 
     def audit(self, actor: str, action: str, target: str, detail: Mapping[str, Any]) -> None:
         """Keep what somebody did elsewhere on the admin surface; never waits for the database."""
@@ -194,19 +163,7 @@ class OptimizationDesk:
 
     def _checked(self, wish: Wish) -> tuple[Mapping[str, Any], str]:
         settings = self._settings()
-        given = dict(wish.parameters)
-        problems: list[Problem] = []
-        route = wish.route
-        inner = given.pop("route", None)
-        if inner is not None and (not isinstance(inner, str) or (route is not None and inner != route)):
-            problems.append(
-                Problem("parameters.route", "must be the name of a route, and the same as `route`.")
-            )
-        elif inner is not None:
-            route = inner
-        name, wrong = self._route(route, settings)
-        if wrong is not None:
-            problems.append(wrong)
+        name, given, problems = meant_route(wish, settings)
         strategy = self._strategies.get(wish.strategy)
         if strategy is None:
             hint = suggest(wish.strategy, self._strategies)
@@ -221,15 +178,32 @@ class OptimizationDesk:
             raise Unacceptable(problems)
         return checked, name
 
-    def _route(self, asked: str | None, settings: Settings) -> tuple[str, Problem | None]:
-        names = [route.name for route in settings.routes]
-        if asked is not None:
-            if asked in names or (not names and asked == AUTO):
-                return asked, None
-            return asked, Problem("route", f"there is no route {asked!r}.", suggest(asked, names))
-        if len(names) == 1:
-            return names[0], None
-        if AUTO in names or not names:
-            return AUTO, None
-        listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-        return AUTO, Problem("route", "is required, because there are several routes.", f"Known: {listed}.")
+
+def meant_route(wish: Wish, settings: Settings) -> tuple[str, dict[str, Any], list[Problem]]:
+    """The route that a wish means, its other parameters, and what is wrong with how it says so."""
+    given = dict(wish.parameters)
+    problems: list[Problem] = []
+    route = wish.route
+    inner = given.pop("route", None)
+    if inner is not None and (not isinstance(inner, str) or (route is not None and inner != route)):
+        problems.append(Problem("parameters.route", "must be the name of a route, and the same as `route`."))
+    elif inner is not None:
+        route = inner
+    name, wrong = _route(route, settings)
+    if wrong is not None:
+        problems.append(wrong)
+    return name, given, problems
+
+
+def _route(asked: str | None, settings: Settings) -> tuple[str, Problem | None]:
+    names = [route.name for route in settings.routes]
+    if asked is not None:
+        if asked in names or (not names and asked == AUTO):
+            return asked, None
+        return asked, Problem("route", f"there is no route {asked!r}.", suggest(asked, names))
+    if len(names) == 1:
+        return names[0], None
+    if AUTO in names or not names:
+        return AUTO, None
+    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return AUTO, Problem("route", "is required, because there are several routes.", f"Known: {listed}.")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from optimizer import guard
+from optimizer.control_store.shard_store import ShardStore
 from optimizer.control_store.store import SqlStore
 from optimizer.ingest import Ingest
 from optimizer.log.node import StateDirectory
@@ -51,6 +52,7 @@ class Optimizing:
         settings: The configuration in use.
         store: Where records are kept.
         now: Unix seconds.
+        obstacle: Why no candidate may be given traffic at present; None when nothing is in the way.
 
     Attributes:
         watched_at: When all reports had been read and followed last.
@@ -64,16 +66,18 @@ class Optimizing:
         journal: Journal,
         publication: Publication,
         settings: Callable[[], Settings],
-        store: SqlStore,
+        store: SqlStore | ShardStore,
         now: Callable[[], float],
+        obstacle: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._state = state
         self._settings = settings
         self._publication = publication
         self.watched_at = 0.0
+        self.heard_at: Callable[[], float] = lambda: self.keeper.heard_at
+        """When workers were heard of last; whoever hears of them otherwise says so here."""
         self._now = now
-        self.book = Book()
-        outbox = Outbox()
+        self.book, outbox = Book(), Outbox()
         self.projection = Projection(self.book, outbox)
         self._inherit(publication)
         ingest.add_consumer(self.projection)
@@ -87,7 +91,7 @@ class Optimizing:
         ingest.add_consumer(self.keeper)
         ingest.learner.listeners += [self.trials.rated, self.keeper.rated]
         self.store = store
-        syncer = LogSyncer([state.log_directory])
+        syncer = LogSyncer([journal.log_directory])
         self.controller = Controller(
             self.book,
             store=self.store,
@@ -101,6 +105,7 @@ class Optimizing:
             reference_ms=lambda route: self.strategist.reference_ms(route, self._shares(route)),
             outbox=outbox,
             measured_of=self._measured,
+            obstacle=obstacle,
         )
         self.strategist = Strategist(
             self.controller,
@@ -125,7 +130,7 @@ class Optimizing:
         now = self._now()
         # A clock that was set back makes a look of the future, which proves as little as an old one.
         looked = abs(now - self.watched_at) < FEED_PATIENCE_S
-        heard = abs(now - self.keeper.heard_at) < SILENCE_S
+        heard = abs(now - self.heard_at()) < SILENCE_S
         return looked and heard and not self.controller.unpublished_takes
 
     def watch(self) -> None:
@@ -163,7 +168,6 @@ class Optimizing:
     async def close(self) -> None:
         """Finish what is under way, within the database's own bounds."""
         await self.controller.close()
-        await self.store.close()
 
     def _inherit(self, publication: Publication) -> None:
         for raw in publication.inherited:

@@ -49,6 +49,8 @@ class Publication:
         self._source = source
         self.records: Callable[[], Iterable[Optimization]] = tuple
         """Gives the optimizations that change routes; set by whoever keeps them, before the first table."""
+        self.published: Callable[[RoutingTable, bool], None] | None = None
+        """Told of every table that was written, and whether it takes traffic away; an OSError counts as the disk's."""
         self._journal = journal
         self._now = now
         self.table: RoutingTable | None = None
@@ -98,6 +100,8 @@ class Publication:
             return False
         self.is_uncertain, self._version = True, table.version
         checksum = write_table(self._path, table, order="rename_first" if taking else "fsync_first")
+        if self.published is not None:
+            self.published(table, taking)
         self.table, self.is_uncertain = table, False
         self._journal.write(
             events.TABLE_PUBLISHED,

@@ -11,9 +11,8 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
@@ -22,9 +21,7 @@ from optimizer.log.position_index import PositionIndex
 from optimizer.log.retention import Retention, Sweep
 from optimizer.log.segment import EventReader
 from optimizer.log_sync import LogSyncer
-from optimizer.sinks.base import Sink
 from optimizer.store import StoreCorrupt
-from optimizer.strategies.registry import STRATEGIES
 from proxy.config.load import Loaded
 from proxy.config.problems import ConfigProblems
 from proxy.config.watch import watch
@@ -36,7 +33,7 @@ from proxy.control.facts import FactSource
 from proxy.control.judge import Judge
 from proxy.control.judge_caller import UpstreamCaller
 from proxy.control.judge_ledger import Ledger
-from proxy.control.optimization_desk import OptimizationDesk
+from proxy.control.kafka_side import KafkaSide
 from proxy.control.product import product_version
 from proxy.control.services import Services
 from proxy.control.tasks import Tasks
@@ -44,15 +41,21 @@ from proxy.control.webhooks import Webhooks
 from proxy.logs import LOGGER_NAME
 from proxy.supervisor_link import Link, Message
 
+if TYPE_CHECKING:
+    from proxy.control.cluster.view import ClusterView
+
 GUARD_S: Final = 1.0
 SWITCH_S: Final = 0.001
 SWEEP_S: Final = 5.0
 LAG_S: Final = 1.0
 LIMITS_SYNC_S: Final = 1.0
 LIMITS_SWEEP_S: Final = 60.0
+KEYS_S: Final = 1.0
 CONFIG_POLL_S: Final = 1.0
 """Notifications are quicker, but an edit between the first look and the first notification has none."""
-SINK_PATIENCE_S: Final = 5.0
+TAIL_PATIENCE_S: Final = 45.0
+"""How long the end of the log may take to be shipped. A broker that does not answer ends the wait earlier."""
+_REST_S: Final = 10.0
 
 _log = logging.getLogger(LOGGER_NAME)
 
@@ -67,14 +70,6 @@ class Watermarks:
     unread_lost: int = 0
 
 
-@dataclass(slots=True)
-class Shipping:
-    """The configured sinks and what stops them."""
-
-    sinks: list[Sink] = field(default_factory=list)
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
-
-
 class Runtime:
     """One optimizer process in one event loop; ``start`` and ``stop`` once each, or ``run``."""
 
@@ -82,7 +77,7 @@ class Runtime:
         self.core = core
         self.tasks = Tasks()
         self.watermarks = Watermarks(caught_up_at=core.now())
-        self.shipping = Shipping()
+        self.kafka = KafkaSide(core, self.tasks)
         self.stopping = asyncio.Event()
         self.exit_status = 0
         self._asked_reloads = 0
@@ -102,11 +97,10 @@ class Runtime:
             settings=lambda: core.settings,
             caller=self.judge_calls,
             write=core.journal.write,
-            is_tested=core.learning.optimizing.is_testing_prompts,
+            is_tested=self._is_testing_prompts,
             now=core.now,
         )
         self.facts = FactSource(core, self)
-        optimizing = core.learning.optimizing
         self.services = Services(
             core=core,
             reload=self.reload,
@@ -117,15 +111,7 @@ class Runtime:
             started=core.now(),
             version=product_version(),
             worker_token=core.state.worker_token,
-            optimizations=OptimizationDesk(
-                optimizing.controller,
-                optimizing.book,
-                STRATEGIES,
-                settings=lambda: core.settings,
-                look_at=optimizing.strategist.look_at,
-                store=optimizing.store,
-                progress=optimizing.progress,
-            ),
+            peers=_peers(core),
         )
 
     async def start(self) -> None:
@@ -137,12 +123,15 @@ class Runtime:
         self.tasks.spawn("retention", self._retain)
         self.tasks.spawn("lag", self._measure_lag)
         self.tasks.spawn("limits", self._keep_limits)
+        if core.shared_limits is not None:
+            self.tasks.spawn("shared-limits", core.shared_limits.run)
+            self.tasks.spawn("shared-keys", self._follow_keys)
         core.learners.spawn(self.tasks)
         self.tasks.spawn("webhooks", self.webhooks.run)
         self.tasks.spawn("judge", self.judge.run)
         if core.configuration.path is not None:
             self.tasks.spawn("config-watch", self._watch)
-        self._start_sinks()
+        self.kafka.start()
         self._runner = web.AppRunner(
             build_app(self.services, ENDPOINTS),
             access_log=None,
@@ -171,16 +160,32 @@ class Runtime:
         """Answer no more, end the tasks, learn from the rest of the log, save."""
         if self._runner is not None:
             await self._runner.cleanup()
-        await self._stop_sinks()
+        # What is to be joined is written before the last is shipped.
+        while self.core.cluster is not None and self._step():
+            pass
+        # Where the log goes with the machine, what is not shipped now is lost.
+        if self._link is not None and self.kafka.sinks:
+            self._link.send({"draining": TAIL_PATIENCE_S + _REST_S})
+        await self.kafka.stop(TAIL_PATIENCE_S)
         await self.tasks.close()
+        if self.core.shared_limits is not None:
+            await self.core.shared_limits.close()
         self.judge_calls.close()
         await self.core.learners.close()
+        await self.core.store.close()
         try:
             self.core.close()
         except Exception:  # noqa: BLE001 - what could not be saved is in the log and is read again
             _log.exception("the last events could not be saved")
             self.exit_status = 1
         await asyncio.to_thread(self._syncer.sync)
+
+    def _step(self) -> int:
+        try:
+            return self.core.ingest.step()
+        except Exception:  # noqa: BLE001 - what was not read is in the log and is read again
+            _log.exception("the last events could not be read")
+            return 0
 
     async def run(self, link: Link | None) -> int:
         """Serve until told to stop or until the supervisor is gone; the exit status."""
@@ -218,8 +223,8 @@ class Runtime:
     async def _follow(self, before: Loaded) -> None:
         """Restart the sinks when the configuration points them elsewhere."""
         if before.settings.kafka != self.core.configuration.settings.kafka:
-            await self._stop_sinks()
-            self._start_sinks()
+            await self.kafka.stop()
+            self.kafka.start()
 
     def _on_signal(self, link: Link | None) -> None:
         """Ask the supervisor to end this process; without one, or asked again, just end.
@@ -290,7 +295,7 @@ class Runtime:
             await asyncio.sleep(SWEEP_S)
 
     def _shipped(self) -> dict[str, tuple[int, int]] | None:
-        sinks = self.shipping.sinks
+        sinks = self.kafka.sinks
         return dict(sinks[0].cursor) if len(sinks) == 1 else None
 
     async def _measure_lag(self) -> None:
@@ -311,6 +316,15 @@ class Runtime:
                 self.core.leases.sweep()
             await asyncio.sleep(LIMITS_SYNC_S)
 
+    async def _follow_keys(self) -> None:
+        while True:
+            await asyncio.to_thread(self.core.keys.refresh)
+            await asyncio.sleep(KEYS_S)
+
+    def _is_testing_prompts(self, route: str) -> bool:
+        learning = self.core.learners.of(route)
+        return learning is not None and learning.optimizing.is_testing_prompts(route)
+
     async def _watch(self) -> None:
         configuration = self.core.configuration
         assert configuration.path is not None
@@ -322,22 +336,13 @@ class Runtime:
         known = configuration.loaded.content_hash
         await watch(configuration.path, changed, known=known, poll_s=CONFIG_POLL_S)
 
-    def _start_sinks(self) -> None:
-        settings = self.core.configuration.settings
-        if settings.kafka is None:
-            return
-        # Client libraries are loaded by those who use them only.
-        from optimizer.sinks.registry import build_sinks  # noqa: PLC0415
 
-        self.shipping = Shipping(build_sinks(settings, self.core.state))
-        for sink in self.shipping.sinks:
-            self.tasks.spawn(f"sink-{sink.name}", partial(sink.run, self.shipping.stop))
+def _peers(core: Core) -> "ClusterView | None":
+    if core.foundation is None:
+        return None
+    from proxy.control.cluster.composition import view_of  # noqa: PLC0415 - loaded already, by clusters only
 
-    async def _stop_sinks(self) -> None:
-        shipping, self.shipping = self.shipping, Shipping()
-        shipping.stop.set()
-        for sink in shipping.sinks:
-            await self.tasks.finish(f"sink-{sink.name}", patience_s=SINK_PATIENCE_S)
+    return view_of(core.foundation, core.learners, core.store)
 
 
 def _settle() -> None:

@@ -17,6 +17,7 @@ import pytest
 import uvloop
 from aiohttp import web
 
+from loadtests.event_schemas import event_schemas
 from optimizer.log.node import StateDirectory
 from optimizer.routing import (
     Arm,
@@ -362,3 +363,21 @@ def failure(request: pytest.FixtureRequest) -> Callable[..., Awaitable[tuple[int
         return reply.status_code, error["code"], error["message"]
 
     return provoke
+
+
+@pytest.fixture(autouse=True)
+def _promised_events(tmp_path: Path) -> Iterator[None]:
+    """Whatever a test makes the product log is what docs/schemas promise, and nothing that they do not describe."""
+    yield
+    schemas, seen, found = event_schemas(), set(), []
+    for path in tmp_path.glob("**/log/*/*.jsonl"):
+        for line in path.read_bytes().splitlines():
+            try:
+                event = orjson.loads(line)
+                shape = (event["type"], event["data"].get("outcome"), *sorted(event["data"]))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue  # Torn, or planted by the test.
+            if shape not in seen:
+                seen.add(shape)
+                found += schemas.problems(event)
+    assert not found, found

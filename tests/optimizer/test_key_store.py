@@ -15,6 +15,7 @@ from optimizer import key_store
 from optimizer.control_database import ControlDatabase, ControlDatabaseError
 from optimizer.key_store import TOLD_S, Grant, KeyStore, KeyStoreFault, TooManyKeys
 from optimizer.keys import decode_keys, digest_of, new_key, well_formed
+from optimizer.local_keys import LocalKeys
 from optimizer.routing import Quota
 
 PEPPER = b"p" * 32
@@ -33,7 +34,7 @@ class Shelf:
 
     def open(self):
         self.database = ControlDatabase(self.database_file)
-        self.store = KeyStore(self.database, self.key_file, pepper=PEPPER, now=lambda: self.now)
+        self.store = KeyStore(LocalKeys(self.database), self.key_file, pepper=PEPPER, now=lambda: self.now)
 
     def reopen(self):
         self.database.close()
@@ -241,9 +242,10 @@ def test_a_crash_after_the_answer_loses_nothing(tmp_path):
         "from pathlib import Path\n"
         "from optimizer.control_database import ControlDatabase\n"
         "from optimizer.key_store import Grant, KeyStore\n"
+        "from optimizer.local_keys import LocalKeys\n"
         "path = Path(sys.argv[1])\n"
         "database = ControlDatabase(path / 'control.sqlite3')\n"
-        "store = KeyStore(database, path / 'keys.json', pepper=b'p' * 32, now=time.time)\n"
+        "store = KeyStore(LocalKeys(database), path / 'keys.json', pepper=b'p' * 32, now=time.time)\n"
         "keys = [store.create(Grant(name=str(n)))[1].id for n in range(3)]\n"
         "store.revoke(keys[1])\n"
         "print(*keys, flush=True)\n"

@@ -15,6 +15,7 @@ from optimizer.lease_terms import (
     MAX_CLAIMS,
     Claim,
     Grant,
+    Grants,
     Report,
     decode_grants,
     decode_report,
@@ -206,10 +207,11 @@ def test_windows_are_those_of_utc() -> None:
 def test_reports_survive_the_wire() -> None:
     """What a worker encodes is what the optimizer reads, and back."""
     report = Report(7, 3, [claim(need=1, want=2)])
-    grants = [Grant(3, 4), None]
+    grants: list[Grant | None] = [Grant(3, 4), None]
 
     assert decode_report(encode_report(report)) == report
-    assert decode_grants(encode_grants(grants)) == grants
+    assert decode_grants(encode_grants(Grants(grants))) == Grants(grants)
+    assert decode_grants(encode_grants(Grants(grants, 0.019))) == Grants(grants, 0.019)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,15 @@ from aiohttp import web
 
 from proxy.control.access import HOW_TO_GET_IN, Asked, Reach, Verdict, judge
 from proxy.control.admin import openapi
-from proxy.control.admin.endpoint import AdminFault, Call, Endpoint
+from proxy.control.admin.endpoint import AdminFault, Call, Endpoint, question_of
+from proxy.control.cluster.forwarding import HEADER, Stranger
 from proxy.control.services import Services
 from proxy.logs import LOGGER_NAME
 
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 
 _VERDICT: Final = web.RequestKey("verdict", Verdict)
+_HOP: Final = web.RequestKey("hop", bool)
 
 _log = logging.getLogger(LOGGER_NAME)
 
@@ -34,20 +36,26 @@ def build_app(services: Services, endpoints: Sequence[Endpoint]) -> web.Applicat
         resource = request.match_info.route.resource
         path = resource.canonical if resource is not None else ""
         method = "GET" if request.method == "HEAD" else request.method
-        verdict = judge(
-            Asked(request.method, _headers(request), direct_peer=_direct_peer(request)),
-            reach_of.get((method, path), Reach.ADMIN),
-            services.access_rules(),
-            worker_token=services.worker_token,
-        )
-        if not verdict.allowed:
-            fault = AdminFault(401, "UNAUTHORIZED", f"{verdict.reason} {HOW_TO_GET_IN}")
-            response = fault.response()
-            response.headers["WWW-Authenticate"] = 'Bearer realm="llm-optimizer admin"'
-            return response
-        request[_VERDICT] = verdict
+        reach = reach_of.get((method, path), Reach.ADMIN)
         try:
+            request[_HOP] = (
+                services.forwarder is not None and reach is Reach.ADMIN and HEADER in request.headers
+            )
+            if request[_HOP]:
+                request[_VERDICT] = await _recognised(request, services)
+                return await handler(request)
+            verdict = judge(
+                Asked(request.method, _headers(request), direct_peer=_direct_peer(request)),
+                reach,
+                services.access_rules(),
+                worker_token=services.worker_token,
+            )
+            if not verdict.allowed:
+                return _unauthorized(f"{verdict.reason} {HOW_TO_GET_IN}")
+            request[_VERDICT] = verdict
             return await handler(request)
+        except Stranger as stranger:
+            return _unauthorized(f"The request names itself one of another node, but {stranger}.")
         except AdminFault as refused:
             return refused.response()
         except web.HTTPException as refused:
@@ -57,6 +65,12 @@ def build_app(services: Services, endpoints: Sequence[Endpoint]) -> web.Applicat
             return AdminFault(500, "INTERNAL_ERROR", "The request failed; the log says why.").response()
 
     app = web.Application(middlewares=[guard], client_max_size=MAX_BODY_BYTES)
+
+    async def close(app: web.Application) -> None:
+        del app
+        await services.close()
+
+    app.on_cleanup.append(close)
     app[openapi.DOCUMENT] = openapi.Document(endpoints, version=services.version)
     for endpoint in endpoints:
         reach_of[endpoint.method, endpoint.path] = endpoint.reach
@@ -68,9 +82,30 @@ def build_app(services: Services, endpoints: Sequence[Endpoint]) -> web.Applicat
 
 def _bound(services: Services, endpoint: Endpoint) -> _Next:
     async def run(request: web.Request) -> web.StreamResponse:
-        return await endpoint.handler(Call(request, services, request[_VERDICT]))
+        return await endpoint.handler(Call(request, services, request[_VERDICT], request[_HOP]))
 
     return run
+
+
+async def _recognised(request: web.Request, services: Services) -> Verdict:
+    """The verdict on what another node sent; its own answers never go further.
+
+    Raises:
+        Stranger: It was no node of this cluster.
+        AdminFault: The body did not come.
+    """
+    assert services.forwarder is not None
+    signatures = request.headers.getall(HEADER)
+    if len(signatures) != 1:
+        raise Stranger("it is signed more than once")
+    question = await question_of(request, "")
+    return Verdict(allowed=True, admin=True, actor=services.forwarder.recognise(signatures[0], question))
+
+
+def _unauthorized(message: str) -> web.Response:
+    response = AdminFault(401, "UNAUTHORIZED", message).response()
+    response.headers["WWW-Authenticate"] = 'Bearer realm="llm-optimizer admin"'
+    return response
 
 
 def _direct_peer(request: web.Request) -> str | None:

@@ -9,17 +9,16 @@ from optimizer.rollouts.audit import AuditFilter
 from proxy.config.problems import Problem
 from proxy.control.admin.endpoint import AdminFault, Call, answer
 from proxy.control.admin.models import AuditQuery
-from proxy.control.admin.optimizations import desk_of
 from proxy.control.admin.reading import read_query, refusal
 
 
 async def page(call: Call) -> web.StreamResponse:
     """Rows of the audit, the newest first; ``next`` leads to older ones."""
-    desk, query = desk_of(call), read_query(call, AuditQuery)
+    query = read_query(call, AuditQuery)
     wanted = AuditFilter(actor=query.actor, action=query.action, target=query.target)
     try:
         # One more than is shown tells whether there are more.
-        rows = await desk.audit_page(wanted, limit=query.limit + 1, before=query.before)
+        rows = await call.services.audit_page(wanted, limit=query.limit + 1, before=query.before)
     except UnknownRow as unknown:
         raise refusal(
             "The request is not valid.", [Problem("before", "names no row of the audit.")]

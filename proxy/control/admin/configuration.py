@@ -33,7 +33,7 @@ async def reload(call: Call) -> web.StreamResponse:
             "result": result.result,
             "config_hash": result.config_hash,
             "generation": result.generation,
-            "table_version": call.services.core.learning.publication.version,
+            "table_version": call.services.core.learners.table_version,
             "needs_restart": list(result.needs_restart),
             "superseded": list(result.superseded),
             "notes": list(result.notes),
@@ -44,9 +44,7 @@ async def reload(call: Call) -> web.StreamResponse:
 async def export_yaml(call: Call) -> web.StreamResponse:
     """YAML that loads again, without secrets: effective with what is deployed, or as written with ``?source=file``."""
     source = read_query(call, ExportQuery).source
-    desk = call.services.optimizations
-    overlays = desk.overlaying() if desk is not None else ()
-    text = export(call.services.core.configuration.loaded, source=source, overlays=overlays)
+    text = export(call.services.core.configuration.loaded, source=source, overlays=call.services.overlaying())
     return web.Response(text=text, content_type="application/yaml", charset="utf-8")
 
 

@@ -13,6 +13,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from proxy.control.access import Reach, Verdict
+from proxy.control.cluster.forwarding import Question
 from proxy.control.services import Services
 
 BODY_S: Final = 30.0
@@ -22,11 +23,15 @@ Handler: TypeAlias = Callable[["Call"], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One admitted request. ``admin`` is False for a stranger at an open endpoint, who gets no details."""
+    """One admitted request. ``admin`` is False for a stranger at an open endpoint, who gets no details.
+
+    ``is_hop``: another node of the cluster passed it on, and wants to know what this node has itself.
+    """
 
     request: web.Request
     services: Services
     verdict: Verdict
+    is_hop: bool = False
 
     @property
     def admin(self) -> bool:
@@ -39,16 +44,8 @@ class Call:
         return self.verdict.actor
 
     async def body(self) -> bytes:
-        """The body.
-
-        Raises:
-            AdminFault: 408, when it does not come in time; aiohttp itself would wait for ever.
-        """
-        try:
-            async with asyncio.timeout(BODY_S):
-                return await self.request.read()
-        except TimeoutError as error:
-            raise AdminFault(408, "INVALID_REQUEST", f"The body did not come within {BODY_S:g} s.") from error
+        """The body; raises as ``body_of``."""
+        return await body_of(self.request)
 
     async def document(self) -> Any:
         """The body as JSON.
@@ -101,11 +98,36 @@ class AdminFault(Exception):
     code: str
     message: str
     details: Mapping[str, Any] = field(default_factory=dict)
+    retry_after_s: int | None = None
 
     def response(self) -> web.Response:
         """The error in its one shape."""
         body = {"code": self.code, "message": self.message, "details": dict(self.details)}
-        return answer({"error": body}, status=self.status)
+        response = answer({"error": body}, status=self.status)
+        if self.retry_after_s is not None:
+            response.headers["Retry-After"] = str(self.retry_after_s)
+        return response
+
+
+async def body_of(request: web.Request) -> bytes:
+    """The body, once more when it was read before.
+
+    Raises:
+        AdminFault: 408, when it does not come in time; aiohttp itself would wait for ever.
+    """
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await request.read()
+    except TimeoutError as error:
+        raise AdminFault(408, "INVALID_REQUEST", f"The body did not come within {BODY_S:g} s.") from error
+
+
+async def question_of(request: web.Request, actor: str) -> Question:
+    """The request as it goes to another node; raises as ``body_of``."""
+    headers: dict[str, list[str]] = {}
+    for name, value in request.headers.items():
+        headers.setdefault(name.lower(), []).append(value)
+    return Question(request.method, request.raw_path, actor, await body_of(request), headers)
 
 
 def answer(document: Any, *, status: int = 200) -> web.Response:

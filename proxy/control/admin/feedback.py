@@ -8,6 +8,7 @@ requests of others look unknown to it.
 import asyncio
 import re
 from typing import Final
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -16,10 +17,12 @@ from optimizer.feedback import Feedback, FeedbackProblem, parse_feedback, to_eve
 from optimizer.ids import verify
 from proxy.control.access import WORKER_HEADER
 from proxy.control.admin.endpoint import AdminFault, Call, answer
+from proxy.control.cluster.forwarding import Question, Reply
 from proxy.control.services import Services
 from proxy.errors import error_body
 from proxy.headers import KEY_TAG
 
+RESPONSES: Final = "/api/v1/responses"
 PATIENCE_S: Final = 0.25
 """A caller may rate a reply before the learner has read its event."""
 _LOOK_EVERY_S: Final = 0.02
@@ -48,6 +51,14 @@ async def post(call: Call) -> web.StreamResponse:
     for event_id, data in found:
         services.core.journal.write(events.FEEDBACK, data, event_id=event_id)
     return answer({"object": "feedback", "accepted": len(items)})
+
+
+async def response(call: Call) -> web.StreamResponse:
+    """Which request of this node a provider's response id belongs to; other nodes ask for it."""
+    request_id = call.services.responses.lookup(call.request.match_info["response_id"])
+    if request_id is None:
+        raise AdminFault(404, "NOT_FOUND", "No answer of this node had this id, or it is too old.")
+    return answer({"request_id": request_id})
 
 
 def _caller_tag(call: Call) -> int | None:
@@ -82,8 +93,21 @@ async def _resolve(services: Services, item: Feedback, tag: int | None, give_up:
         if request_id is not None and _is_own(services, request_id, tag):
             return request_id
         if clock() >= give_up:
-            return None
+            return await _elsewhere(services, response_id, tag)
         await asyncio.sleep(_LOOK_EVERY_S)
+
+
+async def _elsewhere(services: Services, response_id: str, tag: int | None) -> str | None:
+    """The id of the request that another node has answered; each knows its own."""
+    if services.peers is None or services.forwarder is None:
+        return None
+    question = Question("GET", f"{RESPONSES}/{quote(response_id, safe='')}", "feedback")
+    for _, reply in await services.forwarder.ask_all(services.peers.others(), question):
+        document = reply.document() if isinstance(reply, Reply) and reply.status == 200 else None
+        request_id = document.get("request_id") if isinstance(document, dict) else None
+        if isinstance(request_id, str) and _is_own(services, request_id, tag):
+            return request_id
+    return None
 
 
 def _unknown(index: int, item: Feedback) -> web.Response:

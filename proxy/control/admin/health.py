@@ -3,13 +3,18 @@
 import asyncio
 import datetime
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from aiohttp import web
 
+from optimizer.log.node import StateDirectory
 from proxy.control.admin.endpoint import Call, answer
+from proxy.control.cluster.facts import ENGINES, ClusterFacts, EngineFacts
 from proxy.control.metrics import exposition
+from proxy.control.metrics.exposition import Facts
 from proxy.control.metrics.faults import breaker_rows
+from proxy.control.services import Services
 from proxy.resilience.breaker import CLOSED
 
 HEALTHY: Final = "healthy"
@@ -38,20 +43,12 @@ async def detailed(call: Call) -> web.StreamResponse:
         for worker, seen in core.observer.workers.items()
         if facts.now - seen.at <= _WORKER_FRESH_S
     }
-    kafka = facts.kafka
-    tripped = _tripped(fresh.values())
-    components = {
-        "optimizer": DEGRADED if facts.tasks_down else HEALTHY,
-        "workers": HEALTHY if fresh else DEGRADED,
-        "learning": HEALTHY if facts.ingest_lag_s < _LAG_S else DEGRADED,
-        "event_log": DEGRADED if core.journal.writer.lost else HEALTHY,
-        "breakers": DEGRADED if tripped else HEALTHY,
-        "limits": DEGRADED if facts.limits.unstored else HEALTHY,
-        "database": HEALTHY if facts.rollouts.store_up else DEGRADED,
-        "guards": HEALTHY if core.learning.optimizing.is_guarding else DEGRADED,
-        "configuration": HEALTHY if facts.config.last_successful else DEGRADED,
-        "kafka": "off" if kafka is None else HEALTHY if kafka["up"] else DEGRADED,
-    }
+    tripped, fleeting, unowned = _tripped(fresh.values()), _fleeting(core.state), _unowned(services)
+    components = _components(services, facts, alive=bool(fresh), tripped=bool(tripped))
+    if fleeting:
+        components["state_directory"] = DEGRADED
+    if facts.cluster is not None:
+        components |= _of_cluster(facts.cluster, components["kafka"], unowned)
     now = datetime.datetime.fromtimestamp(facts.now, datetime.UTC)
     document: dict[str, Any] = {
         "status": DEGRADED if DEGRADED in components.values() else HEALTHY,
@@ -59,33 +56,105 @@ async def detailed(call: Call) -> web.StreamResponse:
         "timestamp": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }
     if call.admin:
-        document |= {
-            "version": services.version,
-            "uptime_seconds": round(facts.now - services.started, 3),
-            "configuration": {
-                "hash": facts.config.config_hash,
-                "generation": facts.config.generation,
-                "last_reload_successful": facts.config.last_successful,
-                "notes": [str(note) for note in core.configuration.loaded.notes],
-            },
-            "table": {"version": facts.table_version, "published_at": facts.table_published_at},
-            "learning": {
-                "lag_seconds": round(facts.ingest_lag_s, 3),
-                "lag_bytes": facts.ingest_lag_bytes,
-                "events": facts.ingest_events,
-            },
-            "event_log": {"bytes": facts.log_bytes, "lost": dict(facts.lost)},
-            "breakers": tripped,
-            "limits": {"unstored_reports": facts.limits.unstored},
-            "database": {
-                "error": core.learning.optimizing.controller.store_error,
-                "pending_rows": facts.rollouts.pending_rows,
-            },
-            "workers": {name: _worker(data) for name, data in fresh.items()},
-            "task_deaths": dict(facts.task_deaths),
-            "kafka": {**(kafka or {}), **(facts.kafka_counters or {})},
-        }
+        document |= _figures(services, facts)
+        document |= {"breakers": tripped, "workers": {name: _worker(data) for name, data in fresh.items()}}
+        if fleeting:
+            document["state_directory"] = {"error": fleeting}
+        if facts.cluster is not None:
+            document |= {
+                "engines": {name: asdict(engine) for name, engine in facts.cluster.engines.items()},
+                "ownership": _ownership(facts.cluster, unowned),
+            }
     return answer(document)
+
+
+def _components(services: Services, facts: Facts, *, alive: bool, tripped: bool) -> dict[str, str]:
+    """The state of each part of the node; ``alive``: a worker reports, ``tripped``: a breaker is not closed."""
+    core, kafka = services.core, facts.kafka
+    return {
+        "optimizer": DEGRADED if facts.tasks_down else HEALTHY,
+        "workers": HEALTHY if alive else DEGRADED,
+        "learning": HEALTHY if facts.ingest_lag_s < _LAG_S else DEGRADED,
+        "event_log": DEGRADED if core.journal.writer.lost else HEALTHY,
+        "breakers": DEGRADED if tripped else HEALTHY,
+        "limits": DEGRADED if facts.limits.unstored else HEALTHY,
+        "database": HEALTHY if facts.rollouts.store_up else DEGRADED,
+        "guards": HEALTHY if core.learners.is_guarding else DEGRADED,
+        "configuration": HEALTHY if facts.config.last_successful else DEGRADED,
+        "kafka": "off" if kafka is None else HEALTHY if kafka["up"] else DEGRADED,
+    }
+
+
+def _figures(services: Services, facts: Facts) -> dict[str, Any]:
+    """What operators see besides states."""
+    return {
+        "version": services.version,
+        "uptime_seconds": round(facts.now - services.started, 3),
+        "configuration": {
+            "hash": facts.config.config_hash,
+            "generation": facts.config.generation,
+            "last_reload_successful": facts.config.last_successful,
+            "notes": [str(note) for note in services.core.configuration.loaded.notes],
+        },
+        "table": {"version": facts.table_version, "published_at": facts.table_published_at},
+        "learning": {
+            "lag_seconds": round(facts.ingest_lag_s, 3),
+            "lag_bytes": facts.ingest_lag_bytes,
+            "events": facts.ingest_events,
+        },
+        "event_log": {"bytes": facts.log_bytes, "lost": dict(facts.lost)},
+        "limits": {"unstored_reports": facts.limits.unstored},
+        "database": {"error": _store_error(services), "pending_rows": facts.rollouts.pending_rows},
+        "task_deaths": dict(facts.task_deaths),
+        "kafka": {**(facts.kafka or {}), **(facts.kafka_counters or {})},
+    }
+
+
+def _fleeting(state: StateDirectory) -> str:
+    """Why everything is forgotten with the next start; empty for a state directory on a disk."""
+    try:
+        reason = state.ephemeral_file.read_text("utf-8").strip()
+    except OSError:
+        return ""
+    return f"in memory only, a restart forgets everything: {reason[:500]}"
+
+
+def _of_cluster(facts: ClusterFacts, shipping: str, unowned: Mapping[int, str]) -> dict[str, str]:
+    """The components that only a cluster has. Kafka is healthy when events are shipped and the group answers."""
+    found = {
+        name: DEGRADED if facts.engines.get(name, EngineFacts()).up is False else HEALTHY for name in ENGINES
+    }
+    if shipping == DEGRADED:
+        found["kafka"] = DEGRADED
+    return found | {"ownership": DEGRADED if facts.waiting or unowned or not facts.shards else HEALTHY}
+
+
+def _ownership(facts: ClusterFacts, unowned: Mapping[int, str]) -> dict[str, Any]:
+    """Who learns what, and why somebody does not."""
+    reasons = {**unowned, **facts.waiting}
+    error = "; ".join(f"shard {shard}: {why}" for shard, why in sorted(reasons.items()))
+    return {
+        "owns": sorted(shard.shard for shard in facts.owned),
+        "shards": facts.shards,
+        "waiting": {str(shard): why for shard, why in sorted(reasons.items())},
+        "error": error if facts.shards else "how many shards there are is not known yet",
+    }
+
+
+def _unowned(services: Services) -> dict[int, str]:
+    """The shards that nobody learns, and why."""
+    places = services.peers.places() if services.peers is not None else ()
+    return {
+        place.shard: place.why or "it has no owner"
+        for place in places
+        if place.peer is None and not place.is_here
+    }
+
+
+def _store_error(services: Services) -> str:
+    """What the database said last; empty while it answers."""
+    controllers = (one.optimizing.controller for one in services.core.learners.all())
+    return next((error for one in controllers if (error := one.store_error)), "")
 
 
 def _tripped(reports: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:

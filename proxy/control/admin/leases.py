@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from aiohttp import web
 
-from optimizer.lease_terms import decode_report, encode_grants
+from optimizer.lease_terms import Grants, decode_report, encode_grants
 from proxy.control.admin.endpoint import AdminFault, Call, answer
 
 
@@ -14,10 +14,11 @@ async def report(call: Call) -> web.StreamResponse:
         claims = decode_report(await call.body())
     except ValueError as error:
         raise AdminFault(400, "INVALID_REQUEST", str(error)) from error
-    grants = call.services.leases.report(claims)
+    leases = call.services.leases
+    grants = Grants(await leases.answer(claims), leases.wait_s)
     return web.Response(body=encode_grants(grants), content_type="application/json")
 
 
 async def limits(call: Call) -> web.StreamResponse:
-    """Every limit in use in its current window: how much there is, how much is granted to workers and used."""
+    """Every limit in use in its current window: how much there is, how much this node's workers hold and used."""
     return answer({"limits": [asdict(meter) for meter in call.services.leases.meters()]})

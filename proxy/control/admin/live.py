@@ -1,45 +1,63 @@
-"""What the product does now: the routing table in use, what is believed about every arm, a summary."""
+"""What the product does now: the routing table in use, and what is believed about every arm."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
+from urllib.parse import quote
 
 from aiohttp import web
 
-from optimizer.arm_report import ArmReport
-from optimizer.events import COMPLETED, UPSTREAM_FAULT
 from optimizer.routing import Route, RoutingTable, Side
-from optimizer.savings import RouteSavings
 from proxy.control.admin.endpoint import AdminFault, Call, answer
+from proxy.control.admin.gathering import Gathered, gather
 from proxy.control.admin.models_live import ArmsQuery
 from proxy.control.admin.reading import read_query
-from proxy.control.metrics.totals import LATENCY_BUCKETS, ArmTotals, Histogram
 from proxy.control.optimization_desk import OptimizationDesk
+
+_DRIVEN: Final = ("rollout", "deployed")
+"""What a route's owner knows of it, beside the table."""
 
 
 async def routes(call: Call) -> web.StreamResponse:
-    """The published table: routes, arms and their percentages, and what optimizations have to do with them."""
+    """The published table: routes, arms and their percentages, and what optimizations have to do with them.
+
+    In a cluster it is what this node's workers use; what drives a route comes from its owner.
+    """
+    services = call.services
     table = _table(call)
-    desk = call.services.optimizations
     upstreams = {model.name: model.upstream for model in table.models}
+    gathered = await gather(call, "/api/v1/routes")
+    driven = {row["name"]: row for rows in gathered.parts(_driven) for row in rows}
+    rows = []
+    for route in table.routes:
+        desk = services.desk_of(route.name)
+        if call.is_hop and desk is None:
+            continue
+        row = _route(route, upstreams, desk)
+        if desk is None and route.name in driven:
+            row |= {name: driven[route.name][name] for name in _DRIVEN}
+        rows.append(row)
     return answer(
-        {
-            "table_version": table.version,
-            "published_at": table.published_at,
-            "config_hash": table.config_hash,
-            "routes": [_route(route, upstreams, desk) for route in table.routes],
-        }
+        gathered.mark(
+            {
+                "table_version": table.version,
+                "published_at": table.published_at,
+                "config_hash": table.config_hash,
+                "routes": rows,
+            }
+        )
     )
 
 
 async def arms(call: Call) -> web.StreamResponse:
     """Posteriors, shares and probabilities of every arm; ``?route=`` narrows."""
-    reports = dict(call.services.reports())
+    services = call.services
+    reports = dict(services.reports())
     wanted = read_query(call, ArmsQuery).route
     if wanted is not None:
-        if wanted not in reports:
+        if wanted not in reports and (services.peers is None or services.settings.route(wanted) is None):
             raise AdminFault(404, "NOT_FOUND", f"There is no route {wanted[:200]!r}.")
-        reports = {wanted: reports[wanted]}
+        reports = {wanted: reports[wanted]} if wanted in reports else {}
     rows: list[dict[str, Any]] = []
     for route, found in reports.items():
         total = sum(report.pulls for report in found)
@@ -52,48 +70,44 @@ async def arms(call: Call) -> web.StreamResponse:
             }
             for report in found
         ]
-    steering = call.services.steering()
+    own = services.steering()
+    steering: dict[str, Any] = {route: asdict(own[route]) for route in reports if route in own}
+    gathered = await _arms_elsewhere(call, wanted, known=wanted in reports)
+    for others, kept in gathered.parts(_believed):
+        rows += [row for row in others if row["route"] not in reports and wanted in (None, row["route"])]
+        steering |= {route: row for route, row in kept.items() if wanted in (None, route)}
+    order = {route.name: place for place, route in enumerate(services.settings.routes)}
+    rows.sort(key=lambda row: order.get(row["route"], len(order)))
     return answer(
-        {
-            "table_version": call.services.core.learning.publication.version,
-            "arms": rows,
-            "steering": {route: asdict(steering[route]) for route in reports if route in steering},
-        }
+        gathered.mark(
+            {"table_version": services.core.learners.table_version, "arms": rows, "steering": steering}
+        )
     )
 
 
-async def summary(call: Call) -> web.StreamResponse:
-    """Totals per route since the node's beginning, and over all of them; cost, latency and quality in short."""
-    services = call.services
-    facts = services.facts()
-    by_route: dict[str, list[ArmTotals]] = {}
-    for (route, _, _), totals in services.core.observer.arms.items():
-        by_route.setdefault(route, []).append(totals)
-    everything = [totals for found in by_route.values() for totals in found]
-    saved = [usd for usd in facts.savings_usd.values() if usd is not None]
-    return answer(
-        {
-            "cost": _cost(services.core.learning.savings.routes.values()),
-            "latency": _latency(everything),
-            "quality": _trend(facts.reports.values()),
-            "total": {
-                **_figures(everything, facts.now),
-                "cost_savings_usd": sum(saved) if saved else None,
-            },
-            "routes": {
-                route: {
-                    **_figures(found, facts.now),
-                    "cost_savings_usd": facts.savings_usd.get(route),
-                    "quality_score": _quality(facts.reports.get(route, ())),
-                }
-                for route, found in sorted(by_route.items())
-            },
-        }
-    )
+async def _arms_elsewhere(call: Call, wanted: str | None, *, known: bool) -> Gathered:
+    """What other nodes believe; of one route only its owner is asked."""
+    peers = call.services.peers
+    if peers is None or wanted is None:
+        return await gather(call, "/api/v1/arms")
+    if known:
+        return Gathered(incomplete=None if call.is_hop else [])
+    return await gather(call, f"/api/v1/arms?route={quote(wanted, safe='')}", place=peers.place_of(wanted))
+
+
+def _believed(document: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    rows, steering = document["arms"], document["steering"]
+    for row in rows:
+        row["route"], row["arm"]
+    return list(rows), dict(steering)
+
+
+def _driven(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{name: row[name] for name in ("name", *_DRIVEN)} for row in document["routes"]]
 
 
 def _table(call: Call) -> RoutingTable:
-    table = call.services.core.learning.publication.table
+    table = call.services.core.learners.table
     if table is None:
         raise AdminFault(503, "SERVICE_UNAVAILABLE", "No table has been published yet.")
     return table
@@ -117,6 +131,7 @@ def _route(route: Route, upstreams: dict[str, str], desk: OptimizationDesk | Non
 
 def _alarms(call: Call, route: str, arm: str) -> list[dict[str, Any]]:
     """Sudden changes of the arm that were found, the newest first."""
+    learning = call.services.core.learners.of(route)
     return [
         {
             "signal": alarm.signal,
@@ -125,7 +140,7 @@ def _alarms(call: Call, route: str, arm: str) -> list[dict[str, Any]]:
             "keep": alarm.keep,
             "at": alarm.at,
         }
-        for alarm in call.services.core.learning.drift.alarms_of(route, arm)
+        for alarm in (learning.drift.alarms_of(route, arm) if learning is not None else ())
     ]
 
 
@@ -194,80 +209,3 @@ def _side(side: Side, upstreams: dict[str, str], fraction: float) -> dict[str, A
             for arm, share in zip(side.arms, side.selector.probabilities, strict=True)
         ],
     }
-
-
-def _cost(routes: Iterable[RouteSavings]) -> dict[str, Any]:
-    """USD of the requests that can be compared; ``previous`` is what the baselines would have taken for them."""
-    found = list(routes)
-    current, previous = sum(route.actual_usd for route in found), sum(route.baseline_usd for route in found)
-    known = any(route.requests for route in found)
-    return {
-        "current": current if known else None,
-        "previous": previous if known else None,
-        "reduction": 1.0 - current / previous if known and previous > 0.0 else None,
-    }
-
-
-def _latency(found: Iterable[ArmTotals]) -> dict[str, Any]:
-    """Percentiles in ms, as the upper bounds of the histogram's buckets."""
-    latency = _joined(found)
-    shares = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
-    bounds = {name: latency.quantile(share) for name, share in shares.items()}
-    return {name: None if bound is None else 1000.0 * bound for name, bound in bounds.items()}
-
-
-def _trend(routes: Iterable[Sequence[ArmReport]]) -> dict[str, Any]:
-    """``score`` is the believed quality of what was served so far; ``trend`` how much more the present shares give.
-
-    A positive trend says that traffic moves to better arms.
-    """
-    now = past = tried = 0.0
-    for reports in routes:
-        rated = [(report, report.quality.mean) for report in reports if report.quality is not None]
-        pulls = sum(report.pulls for report, _ in rated)
-        shares = sum(report.probability for report, _ in rated)
-        if pulls > 0.0 and shares > 0.0:
-            past += sum(report.pulls * mean for report, mean in rated)
-            tried += pulls
-            now += pulls * sum(report.probability * mean for report, mean in rated) / shares
-    return {
-        "score": past / tried if tried else None,
-        "trend": (now - past) / tried if tried else None,
-    }
-
-
-def _joined(found: Iterable[ArmTotals]) -> Histogram:
-    latency = Histogram(LATENCY_BUCKETS)
-    for totals in found:
-        latency.counts = [a + b for a, b in zip(latency.counts, totals.latency.counts, strict=True)]
-        latency.total += totals.latency.total
-    return latency
-
-
-def _figures(found: list[ArmTotals], now: float) -> dict[str, Any]:
-    latency = _joined(found)
-    asked = failed = 0
-    for totals in found:
-        recent = totals.errors.counts(now)
-        asked, failed = asked + recent[0], failed + recent[1]
-    outcomes = [(key[0], count) for totals in found for key, count in totals.requests.items()]
-    completed = sum(count for outcome, count in outcomes if outcome == COMPLETED)
-    return {
-        "requests": sum(count for _, count in outcomes),
-        "completed": completed,
-        "failed": sum(count for outcome, count in outcomes if outcome == UPSTREAM_FAULT),
-        "error_rate_5m": failed / asked if asked else 0.0,
-        "cost_usd": sum(totals.cost_usd for totals in found),
-        "cost_unknown_requests": sum(totals.cost_unknown for totals in found),
-        "tokens": sum(totals.tokens.total() for totals in found),
-        "latency_mean_s": latency.total / completed if completed else None,
-        "latency_p50_s": latency.quantile(0.5),
-        "latency_p95_s": latency.quantile(0.95),
-    }
-
-
-def _quality(reports: Sequence[ArmReport]) -> float | None:
-    """Mean believed quality, weighted by how often each arm was tried; None without any observation."""
-    known = [(report.quality.mean, report.pulls) for report in reports if report.quality is not None]
-    weight = sum(pulls for _, pulls in known)
-    return sum(mean * pulls for mean, pulls in known) / weight if weight else None

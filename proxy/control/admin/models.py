@@ -42,6 +42,15 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
 
+class MissingAnswer(Answer):
+    """What could not be asked: a node that did not answer, or (``node`` null) shards that nobody learns at present."""
+
+    node: str | None
+    address: str | None
+    shards: list[int]
+    reason: str
+
+
 class CreateRequest(Request):
     """An optimization to make."""
 
@@ -339,6 +348,7 @@ class OptimizationsAnswer(Answer):
     total: int
     limit: int
     offset: int
+    incomplete: list[MissingAnswer] | None = None
 
 
 class AuditRowAnswer(Answer):

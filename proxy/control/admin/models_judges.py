@@ -1,6 +1,6 @@
 """What the admin surface says about judges."""
 
-from proxy.control.admin.models import Answer
+from proxy.control.admin.models import Answer, MissingAnswer
 
 
 class JudgedArm(Answer):
@@ -51,3 +51,4 @@ class JudgesAnswer(Answer):
     judges: list[JudgeAnswer]
     waiting: int
     samples: dict[str, int]
+    incomplete: list[MissingAnswer] | None = None

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, RootModel
 
-from proxy.control.admin.models import Answer, Request
+from proxy.control.admin.models import Answer, MissingAnswer, Request
 
 
 class ErrorBody(Answer):
@@ -134,6 +134,7 @@ class RoutesAnswer(Answer):
     published_at: float
     config_hash: str
     routes: list[TableRoute]
+    incomplete: list[MissingAnswer] | None = None
 
 
 class EstimateAnswer(Answer):
@@ -205,6 +206,7 @@ class ArmsAnswer(Answer):
     table_version: int
     arms: list[ArmAnswer]
     steering: dict[str, SteeringAnswer]
+    incomplete: list[MissingAnswer] | None = None
 
 
 class FeatureAnswer(Answer):
@@ -314,6 +316,7 @@ class SummaryAnswer(Answer):
     quality: QualitySummary
     total: Figures
     routes: dict[str, RouteFigures]
+    incomplete: list[MissingAnswer] | None = None
 
 
 class ReloadAnswer(Answer):
@@ -433,8 +436,17 @@ class HealthAnswer(Answer):
     limits: dict[str, Any] | None = None
     database: dict[str, Any] | None = None
     workers: dict[str, Any] | None = None
+    engines: dict[str, Any] | None = None
+    ownership: dict[str, Any] | None = None
+    state_directory: dict[str, Any] | None = None
     task_deaths: dict[str, int] | None = None
     kafka: dict[str, Any] | None = None
+
+
+class ResponseAnswer(Answer):
+    """The request that a provider's response belongs to."""
+
+    request_id: str
 
 
 class FeedbackItem(Request):

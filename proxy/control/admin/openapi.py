@@ -39,6 +39,7 @@ _STATUSES: Final[Mapping[int, str]] = {
     422: "The configuration is refused; details.problems says why",
     500: "A fault of ours; the log says which",
     503: "Something that is needed is away; nothing has changed",
+    504: "Another node, whose it is, did not answer; it may be done",
 }
 _OPEN: Final = frozenset((Reach.HEALTH, Reach.METRICS))
 

@@ -1,4 +1,4 @@
-"""Optimizations: make, list, show, and the commands that move them.
+"""Optimizations: make, show, and the commands that move them.
 
 Answers come from the book in memory, so reading works while the database is away; so does everything that takes traffic
 away from a candidate.
@@ -15,19 +15,20 @@ from optimizer.rollouts.faults import Conflict, NotFound, Outdated, Refused, Sto
 from optimizer.rollouts.records import SPLITTING, Optimization, Status
 from optimizer.rollouts.transitions import ABORT, DELETE, DEPLOY, PAUSE, PROMOTE, RESUME, RETRY, ROLLBACK
 from optimizer.settings import RolloutPlan
+from optimizer.strategies.base import describe
+from optimizer.strategies.registry import STRATEGIES
 from proxy.config.problems import Problem
 from proxy.control.admin.endpoint import AdminFault, Call, answer
 from proxy.control.admin.idempotency import once
 from proxy.control.admin.models import (
     CommandRequest,
-    CreateRequest,
     DeployRequest,
-    ListQuery,
     PromoteRequest,
 )
+from proxy.control.admin.ownership import at_route, by_id, unknown, wish_of
 from proxy.control.admin.reading import read_body, read_query, refusal
 from proxy.control.admin.rollout_request import plan_of
-from proxy.control.optimization_desk import OptimizationDesk, Unacceptable, Wish
+from proxy.control.optimization_desk import OptimizationDesk, Unacceptable
 
 _TAKING: Final = frozenset((ROLLBACK, ABORT, PAUSE))
 _TAG = re.compile(r'"([0-9]{1,18})"|([0-9]{1,18})')
@@ -37,11 +38,12 @@ Shape = Callable[[OptimizationDesk, Optimization], dict[str, Any]]
 
 async def create(call: Call) -> web.StreamResponse:
     """Make an optimization: 201 with what its strategy proposes, or 400 with every problem."""
-    desk = desk_of(call)
+    desk = await at_route(call)
+    if isinstance(desk, web.StreamResponse):
+        return desk
 
     async def work() -> tuple[int, Mapping[str, Any]]:
-        asked = await read_body(call, CreateRequest)
-        wish = Wish(asked.name, asked.strategy, asked.route, asked.parameters, asked.deploy)
+        wish = await wish_of(call)
         try:
             record = await desk.create(wish, actor=call.actor)
         except Unacceptable as refused:
@@ -58,23 +60,9 @@ async def create(call: Call) -> web.StreamResponse:
     return await once(call, desk.answers, work)
 
 
-async def listing(call: Call) -> web.StreamResponse:
-    """A page of optimizations, the newest first."""
-    desk, query = desk_of(call), read_query(call, ListQuery)
-    found, total = desk.page(
-        statuses=query.statuses(),
-        strategy=query.strategy,
-        route=query.route,
-        limit=query.limit,
-        offset=query.offset,
-    )
-    rows = [shown(desk, record) for record in found]
-    return answer({"optimizations": rows, "total": total, "limit": query.limit, "offset": query.offset})
-
-
-async def show(call: Call) -> web.StreamResponse:
+@by_id
+async def show(call: Call, desk: OptimizationDesk) -> web.StreamResponse:
     """One optimization with its revision as ETag; 304 when the caller has that one and nothing is being measured."""
-    desk = desk_of(call)
     record = _record(call, desk)
     tag = f'"{record.revision}"'
     known = call.request.headers.get("If-None-Match", "").strip() in (tag, f"W/{tag}")
@@ -86,70 +74,66 @@ async def show(call: Call) -> web.StreamResponse:
     return response
 
 
-async def deploy(call: Call) -> web.StreamResponse:
+@by_id
+async def deploy(call: Call, desk: OptimizationDesk) -> web.StreamResponse:
     """Bring the proposal to traffic; 202 when there is none yet: then it is deployed as soon as there is one."""
-    desk = desk_of(call)
     asked = await read_body(call, DeployRequest, optional=True)
-    plan = plan_of(asked.canary, call.services.core.configuration.settings.deployment)
+    plan = plan_of(asked.canary, call.services.settings.deployment)
     return await _command(call, desk, DEPLOY, asked, shape=_deployment, plan=plan)
 
 
-async def promote(call: Call) -> web.StreamResponse:
+@by_id
+async def promote(call: Call, desk: OptimizationDesk) -> web.StreamResponse:
     """On to the next stage, or with ``full`` to all traffic."""
     asked = await read_body(call, PromoteRequest, optional=True)
-    return await _command(call, desk_of(call), PROMOTE, asked, shape=_deployment, full=asked.full)
+    return await _command(call, desk, PROMOTE, asked, shape=_deployment, full=asked.full)
 
 
-async def pause(call: Call) -> web.StreamResponse:
+@by_id
+async def pause(call: Call, desk: OptimizationDesk) -> web.StreamResponse:
     """Hold the rollout at its stage."""
     asked = await read_body(call, CommandRequest, optional=True)
-    return await _command(call, desk_of(call), PAUSE, asked, shape=_deployment)
+    return await _command(call, desk, PAUSE, asked, shape=_deployment)
 
 
-async def resume(call: Call) -> web.StreamResponse:
+@by_id
+async def resume(call: Call, desk: OptimizationDesk) -> web.StreamResponse:
     """Go on with the stage."""
     asked = await read_body(call, CommandRequest, optional=True)
-    return await _command(call, desk_of(call), RESUME, asked, shape=_deployment)
+    return await _command(call, desk, RESUME, asked, shape=_deployment)
 
 
-async def retry(call: Call) -> web.StreamResponse:
+@by_id
+async def retry(call: Call, desk: OptimizationDesk) -> web.StreamResponse:
     """Begin a new attempt with the first stage."""
     asked = await read_body(call, CommandRequest, optional=True)
-    return await _command(call, desk_of(call), RETRY, asked, shape=_deployment)
+    return await _command(call, desk, RETRY, asked, shape=_deployment)
 
 
-async def abort(call: Call) -> web.StreamResponse:
+@by_id
+async def abort(call: Call, desk: OptimizationDesk) -> web.StreamResponse:
     """Take the candidate off all traffic, for good until somebody says ``retry``."""
     asked = await read_body(call, CommandRequest, optional=True)
-    return await _command(call, desk_of(call), ABORT, asked, shape=shown)
+    return await _command(call, desk, ABORT, asked, shape=shown)
 
 
-async def rollback(call: Call) -> web.StreamResponse:
+@by_id
+async def rollback(call: Call, desk: OptimizationDesk) -> web.StreamResponse:
     """Take the candidate off all traffic."""
     asked = await read_body(call, CommandRequest, optional=True)
-    return await _command(call, desk_of(call), ROLLBACK, asked, shape=_rollback)
+    return await _command(call, desk, ROLLBACK, asked, shape=_rollback)
 
 
-async def delete(call: Call) -> web.StreamResponse:
+@by_id
+async def delete(call: Call, desk: OptimizationDesk) -> web.StreamResponse:
     """Take it off every list; what changes a route must be rolled back before."""
-    return await _command(call, desk_of(call), DELETE, read_query(call, CommandRequest), shape=_deletion)
+    return await _command(call, desk, DELETE, read_query(call, CommandRequest), shape=_deletion)
 
 
 async def strategies(call: Call) -> web.StreamResponse:
     """Every strategy with its parameters."""
-    return answer({"strategies": desk_of(call).strategies()})
-
-
-def desk_of(call: Call) -> OptimizationDesk:
-    """The desk.
-
-    Raises:
-        AdminFault: 503, while this process has none.
-    """
-    desk = call.services.optimizations
-    if desk is None:
-        raise AdminFault(503, "SERVICE_UNAVAILABLE", "Optimizations are not available in this process.")
-    return desk
+    del call
+    return answer({"strategies": [describe(strategy) for strategy in STRATEGIES.values()]})
 
 
 def shown(desk: OptimizationDesk, record: Optimization) -> dict[str, Any]:
@@ -213,7 +197,7 @@ async def _command(
                 plan=plan,
             )
         except NotFound as missing:
-            raise _unknown() from missing
+            raise unknown() from missing
         except Outdated as outdated:
             raise _outdated(outdated.current or record) from outdated
         except Conflict as conflict:
@@ -247,12 +231,8 @@ def _deletion(desk: OptimizationDesk, record: Optimization) -> dict[str, Any]:
 
 def _record(call: Call, desk: OptimizationDesk) -> Optimization:
     record = desk.get(call.request.match_info["optimization_id"])
-    if record is None and not desk.knows_all:
-        raise AdminFault(
-            503, "SERVICE_UNAVAILABLE", "the database was not read since the start; it may know this id"
-        )
     if record is None:
-        raise _unknown()
+        raise unknown(knows_all=desk.knows_all)
     return record
 
 
@@ -282,9 +262,3 @@ def _conflict(conflict: Conflict) -> AdminFault:
         {} if current is None else {"id": current.id, "status": current.status, "revision": current.revision}
     )
     return AdminFault(409, "CONFLICT", str(conflict), details)
-
-
-def _unknown() -> AdminFault:
-    return AdminFault(
-        404, "NOT_FOUND", "There is no optimization with this id; GET /api/v1/optimize lists them."
-    )

@@ -5,6 +5,7 @@ from typing import Final
 from proxy.control.access import Reach
 from proxy.control.admin import (
     audit,
+    cluster,
     configuration,
     decisions,
     feedback,
@@ -14,9 +15,12 @@ from proxy.control.admin import (
     leases,
     live,
     openapi,
+    optimization_list,
     optimizations,
+    summary,
 )
 from proxy.control.admin import models as m
+from proxy.control.admin import models_cluster as mc
 from proxy.control.admin import models_live as live_models
 from proxy.control.admin.endpoint import About, Endpoint, Handler
 from proxy.control.admin.models_judges import JudgesAnswer
@@ -24,7 +28,7 @@ from proxy.control.admin.models_judges import JudgesAnswer
 _OPTIMIZE: Final = "/api/v1/optimize"
 _ONE: Final = _OPTIMIZE + "/{optimization_id}"
 _AGAIN: Final = ("Idempotency-Key", "If-Match")
-_REFUSALS: Final = (404, 409, 412, 413, 503)
+_REFUSALS: Final = (404, 409, 412, 413, 503, 504)
 
 
 def _command(
@@ -72,13 +76,13 @@ ENDPOINTS: Final = (
             m.CreateRequest,
             success=(201,),
             headers=("Idempotency-Key",),
-            also=(409, 413, 503),
+            also=(409, 413, 503, 504),
         ),
     ),
     Endpoint(
         "GET",
         _OPTIMIZE,
-        optimizations.listing,
+        optimization_list.listing,
         About("List optimizations", m.OptimizationsAnswer, query=m.ListQuery, also=(503,)),
     ),
     Endpoint(
@@ -160,14 +164,20 @@ ENDPOINTS: Final = (
     Endpoint(
         "GET",
         "/api/v1/metrics/summary",
-        live.summary,
+        summary.summary,
         About("Show totals", live_models.SummaryAnswer),
     ),
     Endpoint(
         "GET",
         "/api/v1/decisions/{request_id}",
         decisions.show,
-        About("Show why a request went where it went", live_models.DecisionAnswer, also=(404,)),
+        About("Show why a request went where it went", live_models.DecisionAnswer, also=(404, 503)),
+    ),
+    Endpoint(
+        "GET",
+        f"{feedback.RESPONSES}/{{response_id}}",
+        feedback.response,
+        About("Find the request of a provider's response", live_models.ResponseAnswer, also=(404,)),
     ),
     Endpoint(
         "POST",
@@ -195,6 +205,25 @@ ENDPOINTS: Final = (
         About("Revoke a client key", live_models.KeyAnswer, also=(404, 503)),
     ),
     Endpoint("GET", "/api/v1/limits", leases.limits, About("Show limits in use", live_models.LimitsAnswer)),
+    Endpoint(
+        "GET",
+        cluster.TARGET,
+        cluster.show,
+        About("Show nodes, shards and engines", mc.ClusterAnswer),
+    ),
+    Endpoint(
+        "POST",
+        f"{cluster.TARGET}/rebuild",
+        cluster.rebuild,
+        About(
+            "Learn everything again from the topic",
+            mc.RebuildAnswer,
+            mc.RebuildRequest,
+            optional_body=True,
+            success=(202,),
+            also=(409, 503),
+        ),
+    ),
     Endpoint("GET", "/openapi.json", openapi.document, _OPENAPI),
     Endpoint("GET", "/api/v1/openapi.json", openapi.document, _OPENAPI),
     Endpoint(

@@ -24,6 +24,9 @@ from optimizer.arm_report import ArmReport, Estimate
 from optimizer.events import COMPLETED
 from optimizer.settings import CustomMetric
 from optimizer.steering import Steering
+from proxy.control.cluster.facts import ClusterFacts
+from proxy.control.metrics.cluster import families as cluster_families
+from proxy.control.metrics.cluster import intake_families
 from proxy.control.metrics.drift import Series as DriftSeries
 from proxy.control.metrics.drift import families as drift_families
 from proxy.control.metrics.faults import STATE_VALUES, breaker_rows
@@ -94,6 +97,8 @@ class Facts:
     tasks_down: int = 0
     kafka: Mapping[str, float] | None = None
     kafka_counters: Mapping[str, float] | None = None
+    cluster: ClusterFacts | None = None
+    kafka_feedback: Mapping[str, int] | None = None
 
 
 class _Families(Collector):
@@ -124,6 +129,8 @@ def collect(observer: MetricsObserver, facts: Facts) -> list[Metric]:
         *_config_families(observer, facts),
         *_worker_families(observer, facts),
         *_kafka_families(facts),
+        *intake_families(facts.kafka_feedback),
+        *(cluster_families(facts.cluster, now=facts.now) if facts.cluster is not None else ()),
     ]
 
 

@@ -18,6 +18,7 @@ from optimizer.rollouts.machine import PROPOSE
 from optimizer.settings import CustomMetric
 from optimizer.steering import Kept, Steering
 from policies.steering import COST, LATE, QUALITY
+from proxy.control.cluster.facts import ENGINES, FEEDBACK, INTAKE, ClusterFacts, ShardFacts
 from proxy.control.facts import FEEDBACK_RESULTS, INGEST_ERRORS, KAFKA_COUNTERS, KAFKA_GAUGES
 from proxy.control.judge_examiner import RESULTS as RESULTS_OF_JUDGING
 from proxy.control.metrics.exposition import LOSS_REASONS, ConfigFacts, Facts, collect
@@ -38,9 +39,12 @@ _HEAD: Final = """\
 Every metric that `/metrics` shows, in the order of the page, in Prometheus' text format 0.0.4. Whether a key is needed
 to read it is `admin.metrics_open`.
 
-- Counters are kept across restarts. `task_deaths`, `limit_reports_unstored` and `kafka_*` begin again with the
+- Counters are kept across restarts. `task_deaths`, `limit_reports_unstored`, `kafka_*`, `engine_errors`,
+  `tenures_fenced`, `table_publications` and `feedback_forwarding` begin again with the
   optimizer process, and so do `optimization_transitions`, `store_errors` and its own share in `events_lost` and
   `log_diversions`.
+- `engine_*`, `shard*`, `cluster_nodes`, `table_unacknowledged_seconds`, `tenures_fenced`, `table_publications` and
+  `feedback_forwarding` are those of a node in a cluster; `kafka_feedback` is there where feedback is read from Kafka.
 - A gauge that is promised but not known is `NaN`, never 0. Gauges of a worker vanish when it has not reported for 6 s.
 - The number of series is bounded by the configuration: what it does not name is counted under `%(other)s`, what does
   not apply under `%(none)s`. Client keys and request ids are no labels.
@@ -89,6 +93,10 @@ LABELS: Final[Mapping[str, str]] = {
     "window": _words(("minute", "day", "month")) + "; of UTC",
     "events_lost_total reason": _words((*LOSS_REASONS, "retention_unread", "malformed")),
     "optimizations status": _words(tuple(statuses_of(()))),
+    "engine": _words(ENGINES) + "; in a cluster",
+    "shard": "a shard that this node owns, by its number",
+    "feedback_forwarding_total result": _words(FEEDBACK),
+    "kafka_feedback_total result": _words(INTAKE) + "; `ignored` are events of ours",
     "verb": "of the table in [rollouts](rollouts.md)",
     "webhooks_total result": _words(WEBHOOK_RESULTS),
     "judge_samples_total result": _words(SAMPLES),
@@ -179,6 +187,8 @@ def example() -> list[Metric]:
         task_deaths={"ingest": 0},
         kafka=dict.fromkeys(KAFKA_GAUGES, 0.0),
         kafka_counters=dict.fromkeys(KAFKA_COUNTERS, 0.0),
+        cluster=ClusterFacts(node=1, owned=(ShardFacts(0, 1, 0.0, 0),)),
+        kafka_feedback={},
     )
     return collect(observer, facts)
 

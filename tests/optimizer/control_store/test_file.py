@@ -32,9 +32,9 @@ async def test_the_file_is_private_and_every_commit_is_synced(open_store, tmp_pa
 
     for path in tmp_path.glob(NAME + "*"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    database = store._writes  # the pragma is a connection's own: only this one can tell
-    level = await database.run(
-        lambda used: used._run(lambda c: c.exec_driver_sql("PRAGMA synchronous").scalar()), 5
+    # The pragma is a connection's own: only this one can tell.
+    level = await store.ask(
+        lambda used: used._run(lambda c: c.exec_driver_sql("PRAGMA synchronous").scalar()), "write"
     )
     assert level == 2
     with sqlite3.connect(tmp_path / NAME) as other:

@@ -2,15 +2,28 @@
 
 It is driven through librdkafka's C interface (the library comes with confluent-kafka), because only that one can
 take brokers down and up again and make them answer with errors.
+
+``node`` is a state directory with a writer, and makes shippers for it.
 """
 
+import asyncio
 import ctypes
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import confluent_kafka
 import pytest
 
+from optimizer.log.node import StateDirectory
+from optimizer.log.reader import LogReader
+from optimizer.log.writer import LogWriter, WriterBounds, encode
+from optimizer.settings import KafkaSettings
+from optimizer.sinks.kafka import KafkaShipper, KafkaTuning
+
+QUICK = KafkaTuning(idle_s=0.01, retry_s=0.05, first_pause_s=0.02, longest_pause_s=0.1, save_every_s=0.0)
 PRODUCE = 0  # Kafka's number of the Produce request
 
 
@@ -123,3 +136,80 @@ def make_cluster() -> Iterator[Callable[[], MockCluster]]:
 @pytest.fixture
 def cluster(make_cluster: Callable[[], MockCluster]) -> MockCluster:
     return make_cluster()
+
+
+class Node:
+    """A state directory with one writer, and shippers for it."""
+
+    tuning = QUICK
+
+    def __init__(self, path: Path) -> None:
+        self.state = StateDirectory(path)
+        self.writer = LogWriter(
+            self.state.log_directory,
+            node=self.state.node,
+            incarnation=self.state.allocate_incarnation(),
+            role="worker",
+            bounds=WriterBounds(reserve_bytes=0),
+        )
+        self.written = 0
+
+    def write(self, count: int, *, padding: int = 0) -> None:
+        """Requests of three routes, and of none."""
+        for _ in range(count):
+            i = self.written
+            data = {"route": f"route-{i % 3}" if i % 4 else None, "n": i, "padding": "x" * padding}
+            self.log(f"event-{i}", "llm_optimizer.request.v1", data)
+            self.written += 1
+
+    def log(self, identity: str, kind: str, data: dict[str, Any]) -> None:
+        self.writer.append(encode(identity, kind, "/a1/worker/1", 1_790_000_000_000 + self.written, data))
+
+    def shipper(
+        self,
+        address: str,
+        tuning: KafkaTuning = QUICK,
+        limit_s: float = 5.0,
+        topic: str = "llm-feedback",
+        settings: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> KafkaShipper:
+        return KafkaShipper(
+            KafkaSettings((address,), topic=topic, request_timeout_s=limit_s, **(settings or {})),
+            LogReader(self.state.log_directory),
+            cursor_file=self.state.kafka_cursor_file,
+            dead_letter_file=self.state.dead_letter_file,
+            tuning=tuning,
+            rng=random.Random(1),
+            **more,
+        )
+
+    @staticmethod
+    async def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+        """Wait for something that real sockets bring about."""
+        async with asyncio.timeout(timeout_s):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    @staticmethod
+    @asynccontextmanager
+    async def running(shipper: KafkaShipper) -> AsyncIterator[None]:
+        """Run the shipper; stop it in the regular way, which must not take long; nothing may be left behind."""
+        stop = asyncio.Event()
+        before = asyncio.all_tasks()
+        task = asyncio.create_task(shipper.run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            async with asyncio.timeout(15):
+                await task
+                while asyncio.all_tasks() - before:
+                    await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    node = Node(tmp_path / "state")
+    yield node
+    node.writer.close()

@@ -64,6 +64,7 @@ class Network:
         self.book = book
         self.worker = worker
         self.delay_s = 0.0005
+        self.wait_s = AWAIT_S
         self.mode = "up"  # up | refused | silent | deaf (the report arrives, the answer does not)
         self.sent = 0
         self.claims: list[Claim] = []
@@ -402,6 +403,26 @@ def test_a_silent_optimizer_costs_not_every_request(node: Node) -> None:
     assert len(client.waits) == 2000
     assert len(waited) <= 12
     assert max(waited) <= AWAIT_S + GRACE_S + 1e-6
+
+
+def test_where_nodes_share_limits_requests_wait_as_long_as_the_optimizer_says(node: Node) -> None:
+    """20 ms in all: an answer after 15 ms is waited for, one that does not come is not."""
+    meters, network = node.worker()
+    network.wait_s = 0.019
+    network.delay_s = 0.015
+    client = Client(meters, node.world, Quota(requests_per_minute=10), ("route:r", Quota(usd_per_day=1.0)))
+    client.ask(usd=0.01)
+    node.world.run(0.1)
+    network.mode = "silent"
+    other = Client(node.worker()[0], node.world, Quota(requests_per_minute=10))
+    node.networks[1].wait_s = 0.019
+    node.networks[1].mode = "silent"
+    other.ask()
+    node.world.run(0.1)
+
+    assert client.waits == [pytest.approx(0.015)]
+    assert other.waits == [pytest.approx(0.020)]
+    assert len(client.admitted) == len(other.admitted) == 1
 
 
 def test_a_slow_optimizer_opens_no_rate_limit(node: Node) -> None:

@@ -65,9 +65,14 @@ routes:
   quick: {arms: [m], retries: 0, timeouts: {total_ms: 10}}
 metrics: {custom: [{name: stars, min: 1, max: 5}]}
 passthrough: {default: a, /v1/audio: c}
-kafka: {brokers: '${BROKERS:-k1:1,k2:2}', request_timeout_ms: 1}
+kafka:
+  brokers: '${BROKERS:-k1:1,k2:2}'
+  request_timeout_ms: 1
+  compression: none
+  security: {protocol: SASL_SSL, mechanism: plain, username: me, password: SECRET}
 database: {url: 'postgres://user:SECRET@db/x'}
 redis: {url: 'redis://:${REDIS_PASSWORD:-}@cache:6379/0'}
+cluster: {secret: 'SECRET-of-the-cluster', advertise: '${HOST}', shards: '${SHARDS:-3}'}
 admin: {key: '${ADMIN}', keys: ['SECRET', 'file:/run/admin'], require_key: true}
 optimization: {enabled: false, strategies: [cost_reduction], cost_reduction: {target: '0.40'}}
 deployment:
@@ -121,7 +126,11 @@ def test_effective_export_keeps_variables():
     assert document["routes"]["r"]["match"] == ["${PATTERN:-gpt-*}", "x*"]
     assert document["kafka"]["brokers"] == "${BROKERS:-k1:1,k2:2}"
     assert document["admin"]["key"] == "${ADMIN}"
-    assert document["redis"]["url"] == "${REDIS_URL:-redis://c}"
+    assert document["redis"]["url"] == "${REDIS_URL}"
+    assert document["cluster"]["advertise"] == "${HOST}"
+    assert document["cluster"]["secret"].startswith("literal:")
+    assert document["cluster"]["shards"] == "${SHARDS:-3}"
+    assert document["kafka"]["security"]["password"].startswith("literal:")
     assert document["database"]["url"].startswith("literal:")
     assert document["webhooks"] == [
         {"name": "hook", "url": "https://h/${HOOK:-x}", "secret": "${KEY}", "events": ["optimization.*"]},
@@ -376,7 +385,7 @@ def test_every_configuration_survives_its_export(document):
 
 DAMAGED = (
     *("access", "server", "upstreams", "models", "routes"),
-    *("optimization", "deployment", "webhooks", "database"),
+    *("optimization", "deployment", "webhooks", "database", "kafka", "redis", "cluster"),
 )
 ODD_VALUES = [
     *(None, 0, -1, 1, 11, 0.5, 1e308, 10**20, True, False),

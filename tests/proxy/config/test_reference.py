@@ -64,7 +64,15 @@ def test_what_is_said_about_a_key():
     assert rows["routes.<name>.arms[]", "model"] == ("text", "needed", "", "live")
     assert rows["deployment.canary.stages[]", "duration_sec"] == ("number ≥ 0, ≤ 31536000", "-", "s", "live")
     assert rows["database", "url"] == ("secret", "-", "", "restart")
-    assert rows["redis", "url"] == ("text", "-", "", "step 5")
+    assert rows["redis", "url"] == ("secret", "-", "", "restart")
+    assert rows["cluster", "secret"] == ("secret", "-", "", "restart")
+    assert rows["kafka.security", "protocol"] == (
+        "`plaintext`, `ssl`, `sasl_plaintext`, `sasl_ssl`",
+        "`plaintext`",
+        "",
+        "live",
+    )
+    assert rows["kafka", "security"] == ("[block](#kafkasecurity)", "-", "", "")
     assert rows["webhooks[]", "secret"] == ("secret", "-", "", "live")
     assert rows["access.when_optimizer_away", "budgets"] == ("`open`, `closed`", "`closed`", "", "live")
 

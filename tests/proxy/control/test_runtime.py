@@ -208,12 +208,12 @@ async def test_kafka_is_started_and_stopped_by_the_file(node, until) -> None:
     await node.post("/api/v1/config/reload")
     _, text = await node.get("/metrics")
     assert "llm_optimizer_kafka_up 0.0" in text
-    assert [sink.name for sink in node.runtime.shipping.sinks] == ["kafka"]
+    assert [sink.name for sink in node.runtime.kafka.sinks] == ["kafka"]
 
     node.path.write_text(node.path.read_text().partition("kafka:")[0])
     await node.post("/api/v1/config/reload")
 
-    assert node.runtime.shipping.sinks == []
+    assert not node.runtime.kafka.sinks
     _, text = await node.get("/metrics")
     assert "llm_optimizer_kafka" not in text
 

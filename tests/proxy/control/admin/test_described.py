@@ -16,12 +16,12 @@ ELSEWHERE = {
 async def test_what_is_read_answers_as_described(node, ask, until, as_described) -> None:
     """Live views, keys, limits, health and decisions, with data behind them."""
     ids = [node.worker.request("small", signals={"empty": 0}) for _ in range(3)]
-    node.worker.request("large", cost_usd=0.02)
+    node.worker.request("large", cost_usd=0.02, **{"gen_ai.response.id": "chatcmpl-1"})
     await ask(node, "POST", "/v1/feedback", [{"request_id": ids[0], "score": 0.9}])
     await until(lambda: node.core.ingest.counts["events"] >= 6)
     _, key, _ = await ask(node, "POST", "/api/v1/keys", {"name": "ci", "quota": {"usd_per_day": 2}})
     as_described("POST", "/api/v1/keys", key)
-    places = {"{request_id}": ids[0], "{key_id}": key["id"]}
+    places = {"{request_id}": ids[0], "{key_id}": key["id"], "{response_id}": "chatcmpl-1"}
 
     checked = set()
     for endpoint in ENDPOINTS:

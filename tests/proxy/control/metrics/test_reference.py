@@ -41,7 +41,7 @@ def test_every_label_is_explained_and_nothing_else() -> None:
 
 def test_every_result_of_feedback_is_among_the_labels() -> None:
     """Whatever the learner counts about feedback is shown, from the start."""
-    source = (ROOT / "optimizer" / "learner.py").read_text()
+    source = "".join((ROOT / "optimizer" / name).read_text() for name in ("learner.py", "counted.py"))
 
     assert set(re.findall(r'"feedback_(\w+)"', source)) == set(FEEDBACK_RESULTS)
 
