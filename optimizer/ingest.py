@@ -338,6 +338,8 @@ class Ingest:
         position = entry.position
         try:
             event = orjson.loads(entry.line)
+            if "type" not in event and "kafkaoffset" in event:
+                return  # Another system's record in a shard's copy: its ratings come by the intake.
             if self._indexes and event["type"] == events.REQUEST:
                 self._index(event, position)
             self.learner.fold(event)

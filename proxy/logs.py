@@ -24,6 +24,8 @@ _NAMED = re.compile(
     r"[^\s\\\"',;]{4,}"
 )
 _KEY_SHAPES = re.compile(r"\b(?:sk|pk|rk|gsk|xai|lopt|llmo)[-_][A-Za-z0-9_\-]{8,}")
+_OCCASION_S = 600.0
+_MOST_SAID = 1_000
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -48,6 +50,36 @@ class Redactor:
                 text = text.replace(secret, _MASK)
         text = _NAMED.sub(lambda match: match.group(1) + _MASK, text)
         return _KEY_SHAPES.sub(_MASK, text)
+
+
+class Occasional(logging.Filter):
+    """Lets what a chatty library repeats through once in ten minutes; the next line says how many were left out.
+
+    A Kafka client complains several times a second for as long as its brokers are away, and those who use it say that
+    they are away already.
+    """
+
+    def __init__(self, library: str) -> None:
+        super().__init__()
+        self._library = library
+        self._said: dict[tuple[str, object], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is to be written."""
+        if record.name != self._library and not record.name.startswith(f"{self._library}."):
+            return True
+        # The text before its values are put in.
+        key = (record.name, record.msg)
+        at, left_out = self._said.get(key, (-_OCCASION_S, 0))
+        if 0 <= record.created - at < _OCCASION_S:
+            self._said[key] = (at, left_out + 1)
+            return False
+        if len(self._said) >= _MOST_SAID:
+            self._said.clear()
+        self._said[key] = (record.created, 0)
+        if left_out:
+            record.left_out = left_out
+        return True
 
 
 class LineFormatter(logging.Formatter):
@@ -110,6 +142,8 @@ def configure(
         style = "text" if target.isatty() else "json"
     handler = logging.StreamHandler(target)
     handler.setFormatter(LineFormatter(style, role, redactor))
+    if level != "debug":
+        handler.addFilter(Occasional("aiokafka"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     wanted = level if level in LEVELS else "info"

@@ -307,6 +307,7 @@ class Supervisor:
             return
         self._early_deaths += 1
         if status == EXIT_CONFIG:
+            child.kill()  # It has ended, and is not started again; why, it has said itself.
             self.request_stop(1)
         elif self._early_deaths >= _EARLY_DEATHS:
             _log.error("%s can't be started (last exit status %d); giving up", child.name, status)

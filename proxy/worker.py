@@ -84,6 +84,7 @@ class Worker:
         self._limits = Limits()
         self._guard_lease_s = 10.0
         self._source = event_source(state.node, ROLE, incarnation)
+        self._name = f"{state.node:08x}-{incarnation:08x}"
         first = reader.poll()
         self._writer = LogWriter(
             state.log_directory,
@@ -285,7 +286,7 @@ class Worker:
         self._lag_ms = 0.0
         now_ms = int(time() * 1000)
         self._reports += 1
-        event_id = f"{self._incarnation:08x}-{now_ms:x}-{self._reports:x}"
+        event_id = f"{self._name}-{now_ms:x}-{self._reports:x}"
         line = encode(event_id, events.WORKER_STATS, self._source, now_ms, data)
         # When not all can be kept, a guard must not be the first to go blind.
         self._writer.append(line, priority=VITAL if guards or stops else DETAIL)

@@ -60,8 +60,7 @@ class PostgresServer(ServerProcess):
             for process in self._processes():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-            self._process.wait()
-            self._process = None
+            super().kill()
 
     def _processes(self) -> Sequence[psutil.Process]:
         assert self._process is not None

@@ -8,8 +8,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -35,6 +36,7 @@ from optimizer.cluster.consuming import (
 from optimizer.cluster.dead_letters import REASON, DeadLetters
 from optimizer.feedback import FeedbackProblem, parse_feedback, to_event
 from optimizer.settings import KafkaSettings
+from optimizer.sinks.client import plain
 
 _log = logging.getLogger(__name__)
 
@@ -43,9 +45,22 @@ _TYPE_HEADER: Final = "ce_type"
 _STEP: Final = 200
 _RECORD_BYTES: Final = 1024 * 1024
 _WATCH_S: Final = 0.5
+_ASK_S: Final = 5.0
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 Rating = tuple[str, dict[str, Any]]
 """Id and ``data`` of a ``feedback.v1`` event."""
+
+
+class UnknownResponse(FeedbackProblem):
+    """A response id that no request of this node has got."""
+
+    def __init__(self, index: int, response_id: str) -> None:
+        super().__init__(
+            f"feedback[{index}].response_id",
+            "is not known (any more); name the request: x-llm-optimizer-request-id of the answer",
+        )
+        self.response_id = response_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +89,15 @@ class RatingRules:
     resolve: Callable[[str], str | None] | None = None
     record_bytes: int = _RECORD_BYTES
 
-    def read(self, record: Incoming) -> list[Rating] | None:
+    def read(self, record: Incoming, known: Mapping[str, str] = _NONE) -> list[Rating] | None:
         """The ratings of a record, in its order; None when it is none: an event of ours, a dead letter, a tombstone.
 
+        Args:
+            record: What came.
+            known: Request ids by response ids that ``resolve`` does not know.
+
         Raises:
+            UnknownResponse: It names one that is in neither.
             FeedbackProblem: It is no rating that can be taken; nothing of the record counts then.
         """
         if not record.value or _is_marked(record.headers):
@@ -92,19 +112,19 @@ class RatingRules:
             return None
         items = parse_feedback(doc)
         return [
-            to_event(item, request_id=self._request(item.request_id, item.response_id, index))
+            to_event(item, request_id=self._request(item.request_id, item.response_id, index, known))
             for index, item in enumerate(items)
         ]
 
-    def _request(self, request_id: str | None, response_id: str | None, index: int) -> str:
+    def _request(
+        self, request_id: str | None, response_id: str | None, index: int, known: Mapping[str, str]
+    ) -> str:
         if request_id is None:
+            response_id = response_id or ""
             found = self.resolve(response_id) if self.resolve and response_id else None
-            if found is None:
-                raise FeedbackProblem(
-                    f"feedback[{index}].response_id",
-                    "is not known here (any more); name the request: x-llm-optimizer-request-id of the answer",
-                )
-            request_id = found
+            request_id = found or known.get(response_id)
+            if request_id is None:
+                raise UnknownResponse(index, response_id)
         if not self.verify(request_id):
             raise FeedbackProblem(f"feedback[{index}].request_id", "is not an id that this proxy gave out")
         return request_id
@@ -124,6 +144,7 @@ class FeedbackIntake:
         journal: Callable[[str, Mapping[str, Any], str], bool],
         verify: Callable[[str], bool],
         resolve: Callable[[str], str | None] | None = None,
+        ask: Callable[[str], Awaitable[str | None]] | None = None,
         security: Security | None = None,
         tuning: IntakeTuning | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -136,6 +157,7 @@ class FeedbackIntake:
             journal: Appends an event to the node's log: type, data, id. False: it is known to be lost; tried again.
             verify: See ``RatingRules``.
             resolve: See ``RatingRules``.
+            ask: The request id of a response id that ``resolve`` does not know, which may take a moment.
             security: How to speak to the brokers; None is in the clear.
             tuning: Defaults are for production.
             clock: Monotonic seconds.
@@ -153,6 +175,7 @@ class FeedbackIntake:
         self._journal = journal
         self._security = security
         self._tuning = tuning or IntakeTuning()
+        self._ask = ask
         self._rules = RatingRules(verify, resolve, self._tuning.record_bytes)
         self._clock = clock
         rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
@@ -166,16 +189,19 @@ class FeedbackIntake:
             except FAILURES as error:
                 self._failed(error)
             except Exception as error:  # noqa: BLE001 - aiokafka also lets assertion and value errors out
-                self._failed(error)
-                _log.exception("unexpected error while reading ratings from Kafka")
+                if self._failed(error):
+                    _log.exception("unexpected error while reading ratings from Kafka")
             await wait_for_stop(stop, self._pauses.take())
 
-    def _failed(self, error: BaseException) -> None:
+    def _failed(self, error: BaseException) -> bool:
+        """Count it; whether it is another one than before."""
         self.errors += 1
-        text = str(error) or repr(error)
-        if text != self.last_error:
+        text = plain(error, self._settings)
+        is_news = text != self.last_error
+        if is_news:
             _log.warning("ratings from Kafka's topic %s: %s", self._topic, text)
         self.last_error = text
+        return is_news
 
     async def _session(self, stop: asyncio.Event) -> None:
         limit = self._settings.request_timeout_s
@@ -241,11 +267,13 @@ class FeedbackIntake:
     async def _take(self, letters: DeadLetters, partition: TopicPartition, records: Sequence[Any]) -> None:
         """Log every rating of ``records``, and put aside what is none."""
         since_others_ran = 0
+        # Nodes that do not answer may not hold up the group.
+        ask_until = self._clock() + _ASK_S
         for raw in records:
             record = incoming(raw)
             since_others_ran += 1
             try:
-                ratings = self._rules.read(record)
+                ratings = await self._read(record, ask_until)
             except FeedbackProblem as problem:
                 await letters.put(partition.topic, partition.partition, record, str(problem))
                 self.dead_lettered += 1
@@ -260,6 +288,24 @@ class FeedbackIntake:
             if since_others_ran >= _STEP:
                 since_others_ran = 0
                 await asyncio.sleep(0)
+
+    async def _read(self, record: Incoming, ask_until: float) -> list[Rating] | None:
+        """See ``RatingRules.read``; an answer that is not known may be another node's, or very new."""
+        known: dict[str, str] = {}
+        while True:
+            try:
+                return self._rules.read(record, known)
+            except UnknownResponse as unknown:
+                left_s = ask_until - self._clock()
+                if self._ask is None or left_s <= 0:
+                    raise
+                try:
+                    found = await limited(self._ask(unknown.response_id), left_s)
+                except TimeoutError:
+                    found = None
+                if found is None:
+                    raise
+                known[unknown.response_id] = found
 
 
 class _HandingOut(ConsumerRebalanceListener):  # type: ignore[misc]

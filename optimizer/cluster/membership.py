@@ -35,6 +35,7 @@ from optimizer.cluster.consuming import (
 )
 from optimizer.cluster.lanes import Lanes, Learners
 from optimizer.settings import KafkaSettings
+from optimizer.sinks.client import plain
 
 _log = logging.getLogger(__name__)
 
@@ -174,16 +175,19 @@ class GroupMember:
             except (*FAILURES, _Lost) as error:
                 self._failed(error)
             except Exception as error:  # noqa: BLE001 - aiokafka also lets assertion and value errors out
-                self._failed(error)
-                _log.exception("unexpected error in the consumer group %s", self._settings.group_id)
+                if self._failed(error):
+                    _log.exception("unexpected error in the consumer group %s", self._settings.group_id)
             await wait_for_stop(stop, self._pauses.take())
 
-    def _failed(self, error: BaseException) -> None:
+    def _failed(self, error: BaseException) -> bool:
+        """Count it; whether it is another one than before."""
         self.errors += 1
-        text = str(error) or repr(error)
-        if text != self.last_error:
+        text = plain(error, self._settings)
+        is_news = text != self.last_error
+        if is_news:
             _log.warning("consumer group %s: %s", self._settings.group_id, text)
         self.last_error = text
+        return is_news
 
     async def _session(self, stop: asyncio.Event) -> None:
         """One consumer's life: until ``stop`` is set, or anything fails, or we may have lost our shards."""

@@ -5,17 +5,22 @@ One node ships every line as it is; the route is the key, and the partition what
 In a cluster partition and shard are one, ``optimizer.cluster.sharding``, and what a route's owner needs is all in its
 shard: ``worker.stats.v1``, which is about several routes, becomes one record for each, with an id of its own,
 ``<id>:<route>``; one about no route is left out. So is ``feedback.v1``: the node that decided joins it, and ships the
-joined event.
+joined event. A header says where the line stands in the node's log, by which owners know what comes again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
 
 from optimizer.cluster.sharding import NO_ROUTE, shard_of
 from optimizer.events import FEEDBACK, WORKER_STATS
+
+PLACE: Final = "place"
+"""Header that says where the line stands in the log it was shipped from: ``<source>:<segment>:<offset>:<number>``."""
+LATE: Final = "late"
+"""Header of a record that comes after others which stand behind it."""
 
 _CONTENT_TYPE: Final = ("content-type", b"application/cloudevents+json; charset=UTF-8")
 _ATTRIBUTES: Final = ("specversion", "id", "source", "type", "time")
@@ -37,6 +42,14 @@ class Outgoing:
     partition: int
     value: bytes
     headers: Sequence[tuple[str, bytes]]
+
+    def placed(self, place: str, number: int) -> "Outgoing":
+        """The same from a place in the log, being the ``number``-th record of its line."""
+        return replace(self, headers=(*self.headers, (PLACE, f"{place}:{number}".encode())))
+
+    def late(self) -> "Outgoing":
+        """The same after others that stand behind it."""
+        return replace(self, headers=(*self.headers, (LATE, b"1")))
 
     @property
     def size(self) -> int:

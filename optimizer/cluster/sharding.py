@@ -5,6 +5,7 @@ is the topic's number of partitions when the cluster began; partitions that are 
 whose events were in two partitions would have two owners.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 NO_ROUTE: Final = ""
@@ -33,3 +34,14 @@ def murmur2(data: bytes) -> int:
         h = (h ^ int.from_bytes(data[whole:], "little")) * _M & _MASK
     h = (h ^ h >> 13) * _M & _MASK
     return h ^ h >> 15
+
+
+def listed(shards: Iterable[int]) -> str:
+    """Shards for people: ``0-3, 7``."""
+    runs: list[tuple[int, int]] = []
+    for shard in sorted(shards):
+        if runs and shard == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], shard)
+        else:
+            runs.append((shard, shard))
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

@@ -91,6 +91,7 @@ class SharedLimits(Shares):
         self._settle_s = settle_s
         self._waiting: list[asyncio.Future[bool]] = []
         self._is_late = False  # Redis lets the call that is under way wait
+        self._is_told = False
         self._is_unsaved = False
 
     async def more(self, short: Collection[str]) -> bool:
@@ -180,15 +181,18 @@ class SharedLimits(Shares):
             reply = await self._link.script(_SCRIPT, keys, words, timeout_s=ANSWER_S)
             answer = read(reply, claims)
         except (Away, ValueError) as error:
-            if not self.is_away:
+            # One answer may be late, and at a start the first one often is.
+            if self.is_away and not self._is_told:
+                self._is_told = True
                 _log.warning("limits are not shared with other nodes until Redis answers: %s", error)
             self.failed(claims)
             return False
         except BaseException:
             self.failed(claims)
             raise
-        if self.is_away:
-            _log.warning("limits are shared with other nodes again")
+        if self._is_told:
+            self._is_told = False
+            _log.info("limits are shared with other nodes again")
         # A clone of this book, or an older state of its file: what it says next must be news all the same.
         self._sequence = max(self._sequence, *(grant.sequence for grant in answer.grants), 0)
         self.take(claims, answer, sequence=sequence)

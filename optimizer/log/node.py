@@ -143,6 +143,8 @@ class StateDirectory:
             self.path.mkdir(mode=0o700, parents=True)
         except FileExistsError:
             pass
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StateDirectoryError(f"{self.path} can not be made: {error.strerror}") from error
         else:
             return
         if not self.path.is_dir():

@@ -32,6 +32,15 @@ _TORN_ENDING = TORN_MARK[:-1]
 _LEAST_SHARE = 16 * 1024
 
 
+def least(first: Cursor, *others: Cursor) -> dict[str, tuple[int, int]]:
+    """Up to where all of several readers have read."""
+    return {
+        source: min([at, *(other[source] for other in others)])
+        for source, at in first.items()
+        if all(source in other for other in others)
+    }
+
+
 class Entry(NamedTuple):
     """One line, without its newline, and where it starts."""
 

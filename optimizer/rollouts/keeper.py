@@ -86,14 +86,29 @@ class EvaluationKeeper:
         self.caught_up = False
         self.heard_at = -inf
         self.acknowledged: dict[int, int] = {}
+        self._learner_at: dict[str, tuple[int, int]] = {}
 
     # --- as a consumer of the log -------------------------------------------------------------------
 
     def observe(self, event: Mapping[str, Any], where: Position) -> None:
-        """Reports come through the feed, ratings through ``rated``: nothing to do here."""
+        """Reports come through the feed, ratings through ``rated``; it only has to be known how far the learner is."""
+        del event
+        self._learner_at[where.source] = (where.segment, where.offset)
 
     def snapshot(self) -> bytes:
-        """The evidence, and how far the reports were read."""
+        """The evidence, and how far the reports were read, which is never less far than the learner.
+
+        Who owns a shard next has a copy of the log that begins where the learner was.
+
+        Raises:
+            OSError: The log can't be read.
+        """
+        while self._is_behind():
+            before = dict(self.feed.cursor)
+            self.poll()
+            if before == self.feed.cursor:
+                break
+        self._learner_at.clear()
         return orjson.dumps(
             {
                 "version": _VERSION,
@@ -245,6 +260,9 @@ class EvaluationKeeper:
         return True
 
     # --- inside -------------------------------------------------------------------------------------
+
+    def _is_behind(self) -> bool:
+        return any(self.feed.cursor.get(source, (0, 0)) <= at for source, at in self._learner_at.items())
 
     def _splitting(self) -> dict[str, Optimization]:
         return {

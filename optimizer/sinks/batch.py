@@ -46,7 +46,9 @@ class PackedBatch:
         )
         now = int(time.time() * 1000)
         for index, record in enumerate(records):
-            builder.append(index, now, key=record.key, value=record.value, headers=record.headers)
+            # aiokafka takes a list only.
+            headers = list(record.headers)
+            builder.append(index, now, key=record.key, value=record.value, headers=headers)
         built = memoryview(builder.build())
         start = _HEAD.size + _BODY.size
         attributes, *self._facts, _, _, _, _ = _BODY.unpack(built[_HEAD.size : start])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
 
 from optimizer.settings import KafkaSecurity, KafkaSettings
 
@@ -23,6 +23,22 @@ _log = logging.getLogger(__name__)
 
 class NotReady(Exception):
     """Something that is needed to speak to the brokers is not there yet; the text says what."""
+
+
+class TooEarly(NotReady):
+    """The same, and normal at a start."""
+
+
+def plain(error: BaseException, settings: KafkaSettings) -> str:
+    """What went wrong with the brokers, for people."""
+    text = str(error)
+    if isinstance(error, KafkaConnectionError) and "bootstrap" in text:
+        # The client tells nobody which of the two it was, except its own log.
+        brokers = ",".join(settings.brokers)
+        return f"no broker at {brokers} can be used: they are away, or refuse this client (kafka.security)"
+    if isinstance(error, TimeoutError) and not text:
+        return "no answer in time"
+    return text or type(error).__name__
 
 
 def client_security(security: KafkaSecurity, secret: Secrets | None = None) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from optimizer.log.reader import LogReader
 from optimizer.settings import KafkaSettings
 from optimizer.sinks.base import CursorFile, SinkStats
 from optimizer.sinks.batch import PackedBatch
-from optimizer.sinks.client import NotReady, Secrets, client_security, ensure_topic
+from optimizer.sinks.client import NotReady, Secrets, TooEarly, client_security, ensure_topic, plain
 from optimizer.sinks.shipment import Shipment
 
 _log = logging.getLogger(__name__)
@@ -119,6 +119,8 @@ class KafkaShipper:
         self._saved: Mapping[str, tuple[int, int]] = dict(self._cursor)
         self._save_at = 0.0
         self._pause_s = self._tuning.first_pause_s
+        self._said = ""
+        """What was logged last of why nothing is shipped; empty while something is."""
         self._splitter: Splitter | None = None
         self._shipments: deque[Shipment] = deque()
         self._batch_bytes = min(self._tuning.batch_bytes, self._tuning.max_request_bytes)
@@ -162,20 +164,26 @@ class KafkaShipper:
                 except (KafkaError, OSError, TimeoutError, NotReady) as error:
                     self._failed(error)
                 except Exception as error:  # noqa: BLE001 - aiokafka also lets assertion and value errors out
-                    self._failed(error)
-                    _log.exception("unexpected error while shipping to Kafka")
+                    if self._failed(error):
+                        _log.exception("unexpected error while shipping to Kafka")
                 if not stop.is_set():
                     await _wait(stop, self._pause_s * self._rng.uniform(0.5, 1.0))
                     self._pause_s = min(self._pause_s * 2, self._tuning.longest_pause_s)
         finally:
             self._save()
 
-    def _failed(self, error: BaseException) -> None:
+    def _failed(self, error: BaseException) -> bool:
+        """Count it; whether it is another one than before."""
         self.stats.up = False
         self.stats.errors += 1
-        self.stats.last_error = repr(error)
+        text = plain(error, self._settings)
         self._measure_lag()
-        _log.warning("shipping to Kafka at %s failed: %r", ",".join(self._settings.brokers), error)
+        is_news = text != self._said
+        if is_news:
+            level = logging.INFO if isinstance(error, TooEarly) else logging.WARNING
+            _log.log(level, "events wait on the disk and are not shipped to Kafka: %s", text)
+        self._said = self.stats.last_error = text
+        return is_news
 
     async def _session(self, stop: asyncio.Event) -> None:
         """One producer's life: until ``stop`` is set or anything fails."""
@@ -186,7 +194,7 @@ class KafkaShipper:
         producer = self._make_producer(security)
         try:
             await asyncio.wait_for(producer.start(), limit)
-            there = len(await asyncio.wait_for(producer.partitions_for(self._settings.topic), limit))
+            there = await self._partitions(producer)
             self._prepare(there if shards is None else shards)
             self.stats.up = True
             ends_at: float | None = None
@@ -205,6 +213,15 @@ class KafkaShipper:
         finally:
             await _discard(producer, limit)
 
+    async def _partitions(self, producer: Any) -> int:
+        """How many the topic has; brokers that may make it do so when they are asked."""
+        topic = self._settings.topic
+        try:
+            asking = producer.partitions_for(topic)
+            return len(await asyncio.wait_for(asking, self._settings.request_timeout_s))
+        except TimeoutError:
+            raise NotReady(f"no word of the topic {topic} in time: it may have to be made") from None
+
     async def _shards(self, security: Mapping[str, Any]) -> int | None:
         """How many partitions are used, None for as many as there are; in a cluster the topic is made if need be."""
         if self._cluster is None:
@@ -213,7 +230,7 @@ class KafkaShipper:
         there = await ensure_topic(self._settings, topic, self._cluster.partitions, security)
         shards = self._cluster.shards()
         if shards is None:
-            raise NotReady("the number of shards is not known yet")
+            raise TooEarly("the number of shards is not known yet")
         if there < shards:
             raise NotReady(f"the topic {topic} has {there} partitions, and the cluster has {shards} shards")
         return shards
@@ -299,6 +316,9 @@ class KafkaShipper:
             self._cursor = first.cursor
             self._shipments.popleft()
             self._pause_s = self._tuning.first_pause_s
+            if self._said:
+                self._said = ""
+                _log.info("events are shipped to Kafka at %s", ",".join(self._settings.brokers))
         if refused:
             # The batches behind a refused one fail as well, which says nothing about the broker.
             self._batch_bytes = max(self._batch_bytes // 2, _LEAST_BATCH_BYTES)

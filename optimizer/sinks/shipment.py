@@ -51,10 +51,12 @@ class Shipment:
         for entry in entries:
             try:
                 records = splitter(entry.line)
+                place = f"{entry.source}:{entry.segment}:{entry.offset}"
             except Poison:
                 self.put_aside.append(entry.line)
                 continue
-            for record in records:
+            for number, bare in enumerate(records):
+                record = bare.placed(place, number)
                 size, partition = record.size, record.partition
                 if size > most_bytes:
                     self.put_aside.append(record.value)
@@ -104,7 +106,7 @@ class Shipment:
             else:
                 refused = True
                 if len(batch) > 1:
-                    alone += [[record] for record in batch]
+                    alone += [[record.late()] for record in batch]
                 else:
                     self.put_aside.append(batch[0].value)
         self._sent, self._left = open_, alone + self._left

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from optimizer.cluster.sharding import listed
 from proxy.cli.client import AdminClient
 from proxy.cli.output import emit, output_option, print_table, say, span
 from proxy.cli.server import server_options
@@ -61,8 +62,8 @@ def _node(row: Mapping[str, Any]) -> tuple[Any, ...]:
         row["address"],
         f"{row['age_s']:.1f} s ago",
         row["program"],
-        _listed(row["owns"]),
-        _listed(row["late"]),
+        listed(row["owns"]) or "-",
+        listed(row["late"]) or "-",
         f"{skew:+.2f} s" if skew is not None else "-",
         row["config_hash"][:12] if row["config_hash"] is not None else "does not answer",
         "-" if not down else ", ".join(down),
@@ -87,7 +88,3 @@ def _state(up: bool | None) -> str:
 
 def _known(value: Any) -> str:
     return "-" if value is None else str(value)
-
-
-def _listed(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers)) or "-"

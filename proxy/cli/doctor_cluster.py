@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from optimizer.cluster.sharding import listed
 from proxy.cli.client import AdminClient, Refused
 from proxy.cli.findings import Finding, fail, ok, warn
 
@@ -38,8 +39,9 @@ def _silent(nodes: list[Mapping[str, Any]]) -> Iterator[Finding]:
         if not node["answers"]:
             yield warn(
                 "nodes",
-                f"{_name(node)} was heard of {node['age_s']:.0f} s ago and does not answer",
-                "start it; if it runs, open its port to the other nodes, or correct cluster.advertise",
+                f"{_name(node)} was heard of {node['age_s']:.0f} s ago and does not answer{_because(node)}",
+                "start it; if it runs, open its port to the other nodes, or correct cluster.advertise; "
+                "cluster.secret has to be the same everywhere",
             )
 
 
@@ -73,7 +75,7 @@ def _different(nodes: list[Mapping[str, Any]]) -> Iterator[Finding]:
 def _late(nodes: list[Mapping[str, Any]]) -> Iterator[Finding]:
     for node in nodes:
         if node["late"]:
-            shards = ", ".join(map(str, node["late"]))
+            shards = listed(node["late"])
             yield warn(
                 "tables",
                 f"{_name(node)} does not use the newest table of shards {shards} yet",
@@ -83,12 +85,15 @@ def _late(nodes: list[Mapping[str, Any]]) -> Iterator[Finding]:
 
 def _shards(found: Mapping[str, Any]) -> Iterator[Finding]:
     shards, partitions = found["shards"], found["partitions"]
-    idle = [row for row in shards if row["owner"] is None]
-    for row in idle:
+    idle: dict[str, list[int]] = {}
+    for row in shards:
+        if row["owner"] is None:
+            idle.setdefault(row["reason"], []).append(row["shard"])
+    for reason, numbers in idle.items():
         yield warn(
             "shards",
-            f"nobody drives shard {row['shard']}: {row['reason']}",
-            "its routes keep their last table",
+            f"nobody drives shards {listed(numbers)}: {reason}",
+            "their routes keep their last table",
         )
     if partitions is not None and partitions < len(shards):
         yield fail(
@@ -112,6 +117,11 @@ def _engines(found: Mapping[str, Any]) -> Iterator[Finding]:
         for engine in node["engines_down"] or ():
             if not node["is_this"]:
                 yield warn(engine, f"{_name(node)} does not reach it", "look at the network between the two")
+
+
+def _because(node: Mapping[str, Any]) -> str:
+    reason = node.get("reason")  # A server of an earlier version does not say.
+    return f": it {reason}" if reason else ""
 
 
 def _name(node: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ def compile_address(
     if not is_header_safe(text):
         findings.problem(path, "must be printable ASCII on one line; write other letters as %XX.")
         return None
-    if is_reference(text) or holds_password(text):
+    if is_reference(text) or (holds_password(text) and path not in findings.composed):
         reference = secrets.reference(text, path, findings)
     else:
         reference = secrets.keep(text.strip())

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.config.places import is_secret, may_hold_password
+from proxy.config.places import holds_password, is_secret, may_hold_password
 from proxy.config.problems import Findings, KeyPath
 from proxy.config.secrets import is_reference
 
@@ -44,6 +44,10 @@ def interpolate(
             for index, child in enumerate(value)
         ]
     if isinstance(value, str) and "${" in value:
+        # A default in a password's place is written out.
+        is_written = ":-" in value.rpartition("@")[0] or holds_password(value)
+        if may_hold_password(path) and not is_written:
+            findings.composed.add(path)
         return _substitute(value, environ, findings, path)
     return value
 

@@ -57,7 +57,7 @@ class Findings:
     line. ``broken`` holds the first two and the first three parts of paths that were refused: what refers to them is
     not blamed as well. ``unset`` holds paths whose value a missing variable left unknown: nothing else is said of them.
     ``substituted`` has the variables that were read, by their values: no message quotes those, because who may check a
-    text may not read the environment.
+    text may not read the environment. ``composed`` holds the paths of addresses whose secret parts are all variables.
     """
 
     moved: dict[KeyPath, KeyPath] = field(default_factory=dict)
@@ -65,6 +65,7 @@ class Findings:
     broken: set[KeyPath] = field(default_factory=set)
     unset: set[KeyPath] = field(default_factory=set)
     substituted: dict[str, str] = field(default_factory=dict)
+    composed: set[KeyPath] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 

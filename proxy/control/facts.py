@@ -82,6 +82,7 @@ class FactSource:
             task_deaths=self._task_deaths(),
             tasks_down=len(runtime.tasks.down),
             kafka=gauges,
+            kafka_error=self._kafka_error(),
             kafka_counters=counters,
             kafka_feedback=runtime.kafka.feedback,
             cluster=peers.facts() if peers is not None else None,
@@ -159,6 +160,10 @@ class FactSource:
         lost["retention_unread"] = self._runtime.watermarks.unread_lost
         lost["malformed"] = self._core.ingest.counts["malformed"]
         return lost
+
+    def _kafka_error(self) -> str:
+        """Why nothing is shipped at present."""
+        return "; ".join(sink.stats.last_error for sink in self._runtime.kafka.sinks if not sink.stats.up)
 
     def _kafka(self) -> tuple[Mapping[str, float] | None, Mapping[str, float] | None]:
         for sink in self._runtime.kafka.sinks:

@@ -21,6 +21,7 @@ class Journal:
     def __init__(self, state: StateDirectory, *, segment_bytes: int, now: Callable[[], float]) -> None:
         self.log_directory = state.log_directory
         self.incarnation = state.allocate_incarnation()
+        self._name = f"{state.node:08x}-{self.incarnation:08x}"
         self._now = now
         self._source = event_source(state.node, ROLE, self.incarnation)
         self._written = 0
@@ -35,7 +36,7 @@ class Journal:
     def write(self, type_: str, data: Mapping[str, Any], *, event_id: str | None = None) -> bool:
         """Append one event; False when it is known to be lost. Without ``event_id`` it gets one unique for ever."""
         self._written += 1
-        name = event_id if event_id is not None else f"{self.incarnation:08x}-{self._written:x}"
+        name = event_id if event_id is not None else f"{self._name}-{self._written:x}"
         lost = self.writer.lost.total()
         self.writer.append(encode(name, type_, self._source, int(self._now() * 1000), dict(data)))
         return self.writer.lost.total() == lost

@@ -4,7 +4,7 @@ Nothing of it is needed by a request, and all of it begins again when the config
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -24,10 +24,14 @@ _INTAKE: Final = "feedback-intake"
 class KafkaSide:
     """See the module. ``sinks`` are those that run now."""
 
-    def __init__(self, core: Core, tasks: Tasks) -> None:
+    def __init__(
+        self, core: Core, tasks: Tasks, *, answered: Callable[[str], Awaitable[str | None]] | None = None
+    ) -> None:
+        """``answered`` finds the request id of a response id that this node does not know (yet)."""
         self.sinks: Sequence[Sink] = ()
         self._core = core
         self._tasks = tasks
+        self._answered = answered
         self._intake: FeedbackIntake | None = None
         self._stop = asyncio.Event()
 
@@ -84,5 +88,6 @@ class KafkaSide:
             journal=lambda type_, data, event_id: core.journal.write(type_, data, event_id=event_id),
             verify=lambda request_id: genuine(request_id) is not None,
             resolve=core.ingest.responses.lookup,
+            ask=self._answered,
             security=partial(client_security, settings.kafka.security, core.configuration.secret),
         )

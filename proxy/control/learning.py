@@ -39,6 +39,7 @@ class Learning:
         store: Keeps the optimizations.
         now: Unix seconds.
         obstacle: Why no candidate may be given traffic at present; None when nothing is in the way.
+        withdraw: Has the workers leave every candidate at once, when no table can say so.
 
     Raises:
         ValueError: The settings can't be built into a table.
@@ -54,6 +55,7 @@ class Learning:
         store: SqlStore | ShardStore,
         now: Callable[[], float],
         obstacle: Callable[[], str | None] = lambda: None,
+        withdraw: Callable[[], None] | None = None,
     ) -> None:
         self.state = state
         self.settings = settings
@@ -86,6 +88,7 @@ class Learning:
             store=store,
             now=now,
             obstacle=obstacle,
+            withdraw=withdraw,
         )
 
     def start(self) -> None:

@@ -8,6 +8,7 @@ import errno
 import logging
 import secrets
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from optimizer import guard
@@ -53,6 +54,7 @@ class Optimizing:
         store: Where records are kept.
         now: Unix seconds.
         obstacle: Why no candidate may be given traffic at present; None when nothing is in the way.
+        withdraw: Has the workers leave every candidate at once; None removes the guard file of ``state``.
 
     Attributes:
         watched_at: When all reports had been read and followed last.
@@ -69,8 +71,9 @@ class Optimizing:
         store: SqlStore | ShardStore,
         now: Callable[[], float],
         obstacle: Callable[[], str | None] = lambda: None,
+        withdraw: Callable[[], None] | None = None,
     ) -> None:
-        self._state = state
+        self._withdraw = withdraw or partial(guard.withdraw, state.guard_file)
         self._settings = settings
         self._publication = publication
         self.watched_at = 0.0
@@ -91,12 +94,11 @@ class Optimizing:
         ingest.add_consumer(self.keeper)
         ingest.learner.listeners += [self.trials.rated, self.keeper.rated]
         self.store = store
-        syncer = LogSyncer([journal.log_directory])
         self.controller = Controller(
             self.book,
             store=self.store,
             journal=lambda type_, data, event_id: journal.write(type_, data, event_id=event_id),
-            sync_log=lambda: asyncio.to_thread(_sync, syncer),
+            sync_log=partial(asyncio.to_thread, _sync, LogSyncer([journal.log_directory])),
             publish=self._publish,
             settings=settings,
             now=now,
@@ -186,7 +188,7 @@ class Optimizing:
         except (OSError, ValueError):
             if taking:
                 # Without the file workers leave candidates at their next look, and a full disk does not prevent that.
-                guard.withdraw(self._state.guard_file)
+                self._withdraw()
             raise
 
     def _is_sticky(self, route: str) -> bool:

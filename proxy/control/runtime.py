@@ -18,6 +18,7 @@ from aiohttp import web
 
 from optimizer import guard
 from optimizer.log.position_index import PositionIndex
+from optimizer.log.reader import least
 from optimizer.log.retention import Retention, Sweep
 from optimizer.log.segment import EventReader
 from optimizer.log_sync import LogSyncer
@@ -26,6 +27,7 @@ from proxy.config.load import Loaded
 from proxy.config.problems import ConfigProblems
 from proxy.config.watch import watch
 from proxy.control.admin.app import build_app
+from proxy.control.admin.feedback import PATIENCE_S, request_of
 from proxy.control.admin.registry import ENDPOINTS
 from proxy.control.configuration import ReloadResult
 from proxy.control.core import Core
@@ -77,7 +79,7 @@ class Runtime:
         self.core = core
         self.tasks = Tasks()
         self.watermarks = Watermarks(caught_up_at=core.now())
-        self.kafka = KafkaSide(core, self.tasks)
+        self.kafka = KafkaSide(core, self.tasks, answered=self._answered)
         self.stopping = asyncio.Event()
         self.exit_status = 0
         self._asked_reloads = 0
@@ -113,6 +115,10 @@ class Runtime:
             worker_token=core.state.worker_token,
             peers=_peers(core),
         )
+
+    async def _answered(self, response_id: str) -> str | None:
+        give_up = asyncio.get_running_loop().time() + PATIENCE_S
+        return await request_of(self.services, response_id, None, give_up)
 
     async def start(self) -> None:
         """Start every task and listen."""
@@ -286,7 +292,7 @@ class Runtime:
             retention = Retention(
                 state.log_directory, self.core.configuration.settings.retention, index=index
             )
-            read = dict(self.core.ingest.cursor)
+            read = self._learned_from()
             sweep = await asyncio.to_thread(
                 retention.sweep, self.core.now(), read=read, shipped=self._shipped()
             )
@@ -294,9 +300,20 @@ class Runtime:
             self.watermarks.unread_lost += sweep.lost_events
             await asyncio.sleep(SWEEP_S)
 
+    def _learned_from(self) -> dict[str, tuple[int, int]]:
+        """Up to where the log teaches nothing any more: in a cluster, up to where others can learn from it too."""
+        cursor = dict(self.core.ingest.cursor)
+        if self.core.cluster is None:
+            return cursor
+        return least(cursor, *(sink.cursor for sink in self.kafka.sinks)) if self.kafka.sinks else {}
+
     def _shipped(self) -> dict[str, tuple[int, int]] | None:
-        sinks = self.kafka.sinks
-        return dict(sinks[0].cursor) if len(sinks) == 1 else None
+        cursors = [sink.cursor for sink in self.kafka.sinks]
+        if not cursors:
+            return None
+        if self.core.cluster is not None:
+            cursors.append(self.core.cluster.engines.forwarder.cursor)
+        return least(*cursors)
 
     async def _measure_lag(self) -> None:
         marks = self.watermarks

@@ -163,6 +163,19 @@ def test_response_ids_are_indexed(node, open_ingest):
     assert open_ingest().responses.lookup("chatcmpl-1") == request_id
 
 
+def test_what_other_systems_write_into_a_shard_is_no_fault(node, open_ingest, caplog) -> None:
+    """Ratings may come by the topic of the events; the owner's copy has them all, and what is no object as a gap."""
+    for line in (b'{"kafkaoffset":7,"request_id":"req_1","score":1}', b'{"kafkaoffset":8}'):
+        node.writer.append(line + b"\n")
+    ingest = open_ingest()
+
+    with caplog.at_level(logging.WARNING):
+        drain(ingest)
+
+    assert ingest.counts["malformed"] == 0
+    assert not caplog.records
+
+
 def test_what_is_no_event_teaches_nothing_and_stops_nothing(node, open_ingest, learning, caplog):
     """Malformed lines are counted."""
     for line in (b"{}", b'{"type": 5}', b'{"type": "llm_optimizer.request.v1"}', b"nonsense", b"{nonsense}"):

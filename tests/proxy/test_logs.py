@@ -110,3 +110,36 @@ def test_configuring_again_replaces_the_handler() -> None:
     logging.getLogger(logs.LOGGER_NAME).info("once")
 
     assert stream.getvalue().count("once") == 1
+
+
+def test_a_client_library_repeats_itself_once_in_a_while() -> None:
+    """A Kafka client complains several times a second while its brokers are away; others are not held back."""
+    stream = io.StringIO()
+    logs.configure("optimizer", level="info", style="json", stream=stream)
+    chatty, ours = logging.getLogger("aiokafka.client"), logging.getLogger("optimizer.sinks.kafka")
+
+    def say(logger: logging.Logger, number: int, at: float) -> None:
+        record = logger.makeRecord(logger.name, logging.ERROR, "", 0, "no connection to %d", (number,), None)
+        record.created = at
+        logger.handle(record)
+
+    for second in range(300):
+        say(chatty, second, 1000.0 + second)
+        say(ours, second, 1000.0 + second)
+    say(chatty, 7, 1601.0)
+
+    found = [json.loads(line) for line in stream.getvalue().splitlines()]
+    told = [line for line in found if line["logger"] == "aiokafka.client"]
+    assert [line["message"] for line in told] == ["no connection to 0", "no connection to 7"]
+    assert told[1]["left_out"] == 299
+    assert len(found) == 302
+
+
+def test_whoever_looks_for_a_fault_hears_all_of_it() -> None:
+    logger, stream, _ = lines("json")
+    logger = logging.getLogger("aiokafka")
+
+    for _ in range(3):
+        logger.warning("no connection")
+
+    assert len(stream.getvalue().splitlines()) == 3

@@ -357,14 +357,17 @@ async def test_sighup_asks_the_optimizer_to_reload(tmp_path: Path) -> None:
         await until(lambda: ["optimizer", {"reload": True}] in [row[:3:2] for row in stage.journal()])
 
 
-async def test_a_refused_configuration_ends_the_start(tmp_path: Path) -> None:
-    """An optimizer that exits with EXIT_CONFIG is not tried again."""
+async def test_a_refused_configuration_ends_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An optimizer that exits with EXIT_CONFIG is not tried again, and nobody says so."""
     stage = build(tmp_path, crash="optimizer", crash_status=EXIT_CONFIG)
 
     status = await asyncio.wait_for(stage.supervisor.run(), 10)
 
     assert status == 1
     assert len(stage.journal()) == 1
+    assert "starting it again" not in caplog.text
 
 
 async def test_workers_that_never_come_up_end_the_start(tmp_path: Path) -> None:

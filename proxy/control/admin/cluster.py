@@ -49,11 +49,12 @@ async def show(call: Call) -> web.StreamResponse:
     took = {peer.node: took_s for peer, _, took_s in gathered.answers}
     parts = {part.node: part for part in gathered.parts(lambda document: _read(document, asked_at, took))}
     parts[own.node] = own
+    silent = {row["node"]: row["reason"] for row in gathered.incomplete or ()}
     now = services.core.now()
     document = {
         "enabled": True,
         "node": node_name(facts.node),
-        "nodes": [_node(state, facts, parts, now) for state in facts.nodes],
+        "nodes": [_node(state, facts, parts, silent, now) for state in facts.nodes],
         "partitions": facts.partitions,
         "shards": _shards(peers, facts, parts, now),
         "engines": own.engines,
@@ -132,7 +133,9 @@ def _shard_part(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in names}
 
 
-def _node(state: NodeState, facts: ClusterFacts, parts: Mapping[int, Own], now: float) -> dict[str, Any]:
+def _node(
+    state: NodeState, facts: ClusterFacts, parts: Mapping[int, Own], silent: Mapping[str, str], now: float
+) -> dict[str, Any]:
     part = parts.get(state.node)
     late = sorted(
         shard for shard, newest in facts.tables.items() if state.runs.get(shard, Version()) < newest
@@ -145,6 +148,7 @@ def _node(state: NodeState, facts: ClusterFacts, parts: Mapping[int, Own], now: 
         "owns": sorted(state.owns),
         "late": late,
         "answers": part is not None,
+        "reason": None if part is not None else silent.get(node_name(state.node), "was not heard of lately"),
         "config_hash": part.config_hash if part is not None else None,
         "clock_skew_s": part.skew_s if part is not None else None,
         "engines_down": (

@@ -86,7 +86,14 @@ async def _resolve(services: Services, item: Feedback, tag: int | None, give_up:
     """
     if item.request_id is not None:
         return item.request_id if _is_own(services, item.request_id, tag) else None
-    response_id = item.response_id or ""
+    return await request_of(services, item.response_id or "", tag, give_up)
+
+
+async def request_of(services: Services, response_id: str, tag: int | None, give_up: float) -> str | None:
+    """The id of the request that got an answer with this id, made with the key of ``tag``; on whichever node.
+
+    Until ``give_up``, of the event loop's clock, this node's learner may still come to read it.
+    """
     clock = asyncio.get_running_loop().time
     while True:
         request_id = services.responses.lookup(response_id)
@@ -98,7 +105,7 @@ async def _resolve(services: Services, item: Feedback, tag: int | None, give_up:
 
 
 async def _elsewhere(services: Services, response_id: str, tag: int | None) -> str | None:
-    """The id of the request that another node has answered; each knows its own."""
+    """The id of the request that another node has answered, made with the key of ``tag``; each knows its own."""
     if services.peers is None or services.forwarder is None:
         return None
     question = Question("GET", f"{RESPONSES}/{quote(response_id, safe='')}", "feedback")

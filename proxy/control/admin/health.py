@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from optimizer.cluster.sharding import listed
 from optimizer.log.node import StateDirectory
 from proxy.control.admin.endpoint import Call, answer
 from proxy.control.cluster.facts import ENGINES, ClusterFacts, EngineFacts
@@ -106,8 +107,12 @@ def _figures(services: Services, facts: Facts) -> dict[str, Any]:
         "limits": {"unstored_reports": facts.limits.unstored},
         "database": {"error": _store_error(services), "pending_rows": facts.rollouts.pending_rows},
         "task_deaths": dict(facts.task_deaths),
-        "kafka": {**(facts.kafka or {}), **(facts.kafka_counters or {})},
+        "kafka": {**(facts.kafka or {}), **(facts.kafka_counters or {}), **_error(facts.kafka_error)},
     }
+
+
+def _error(text: str) -> dict[str, str]:
+    return {"error": text} if text else {}
 
 
 def _fleeting(state: StateDirectory) -> str:
@@ -132,7 +137,10 @@ def _of_cluster(facts: ClusterFacts, shipping: str, unowned: Mapping[int, str]) 
 def _ownership(facts: ClusterFacts, unowned: Mapping[int, str]) -> dict[str, Any]:
     """Who learns what, and why somebody does not."""
     reasons = {**unowned, **facts.waiting}
-    error = "; ".join(f"shard {shard}: {why}" for shard, why in sorted(reasons.items()))
+    by_reason: dict[str, list[int]] = {}
+    for shard, why in sorted(reasons.items()):
+        by_reason.setdefault(why, []).append(shard)
+    error = "; ".join(f"shards {listed(shards)}: {why}" for why, shards in by_reason.items())
     return {
         "owns": sorted(shard.shard for shard in facts.owned),
         "shards": facts.shards,

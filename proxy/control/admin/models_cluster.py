@@ -6,7 +6,7 @@ from proxy.control.admin.models import Answer, MissingAnswer, Request
 
 
 class ClusterNode(Answer):
-    """A node as this one hears of it, and what it says of itself; null where it does not answer.
+    """A node as this one hears of it, and what it says of itself; null where it does not answer, for that ``reason``.
 
     ``late`` are shards whose newest table not all of its workers use. ``clock_skew_s`` is how far its clock is ahead.
     """
@@ -18,6 +18,7 @@ class ClusterNode(Answer):
     owns: list[int]
     late: list[int]
     answers: bool
+    reason: str | None
     config_hash: str | None
     clock_skew_s: float | None
     engines_down: list[str] | None

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from optimizer import events
+from optimizer import events, guard
 from optimizer.cluster.types import Version
 from optimizer.durable import replace_file
 from optimizer.evidence import NoEvidence
@@ -72,7 +72,7 @@ class Assembly:
         self._pieces: dict[int, Piece] = {}
         self._routes: dict[int, dict[str, Route]] = {}
         self._made: OrderedDict[int, dict[int, Version]] = OrderedDict()
-        self._strange: set[tuple[str, Version]] = set()
+        self._strange: set[str] = set()
         self._base: tuple[Settings, RoutingTable] | None = None
         previous = TableReader(state.table_file).poll()
         self._inherited = {route.name: route for route in previous.routes} if previous is not None else {}
@@ -96,10 +96,9 @@ class Assembly:
         """Which versions of the shards' tables are in a table of this node; empty when that is too long ago."""
         return self._made.get(table_version, {})
 
-    def candidates(self) -> set[int]:
-        """Shards with a route in the present table whose traffic is divided."""
-        found = (self._shard_of(route.name) for route in self.routes() if route.candidate is not None)
-        return {shard for shard in found if shard is not None}
+    def candidates(self) -> set[int | None]:
+        """Shards with a route in the present table whose traffic is divided; None for one that nobody can name yet."""
+        return {self._shard_of(route.name) for route in self.routes() if route.candidate is not None}
 
     def routes(self) -> tuple[Route, ...]:
         """The routes of the present table."""
@@ -140,9 +139,14 @@ class Assembly:
             self._made[self._version] = dict(self.known)
             return False
         self.is_uncertain, self._version = True, table.version
-        checksum = write_table(
-            self._state.table_file, table, order="rename_first" if taking else "fsync_first"
-        )
+        try:
+            checksum = write_table(
+                self._state.table_file, table, order="rename_first" if taking else "fsync_first"
+            )
+        except OSError:
+            if taking:
+                self.withdraw()
+            raise
         self.table, self.is_uncertain = table, False
         self._made[table.version] = dict(self.known)
         while len(self._made) > REMEMBERED:
@@ -152,6 +156,10 @@ class Assembly:
             {"version": table.version, "config_hash": table.config_hash, "checksum": checksum},
         )
         return True
+
+    def withdraw(self) -> None:
+        """Have the workers leave every candidate at their next look; a full disk does not prevent that."""
+        guard.withdraw(self._state.guard_file)
 
     def adopt(self, name: str, directory: Path) -> None:
         """Have a file of an own shard's selectors, under the same name, which its content gives.
@@ -167,8 +175,12 @@ class Assembly:
             _share(self._state.selector_directory / name, directory / name)
 
     def has(self, name: str) -> bool:
-        """Whether the node has a file of that name."""
-        return (self._state.selector_directory / name).exists()
+        """Whether the node has a file of that name; if so, it stays for a while though no table names it yet."""
+        try:
+            os.utime(self._state.selector_directory / name)
+        except FileNotFoundError:
+            return False
+        return True
 
     def read(self, name: str) -> bytes | None:
         """A file of the node; None when it is gone."""
@@ -187,7 +199,9 @@ class Assembly:
 
     def sweep(self) -> None:
         """Forget files of selectors that no table has named for a while. For a thread: it looks at the disk."""
-        named = {name for route in self.routes() for name in blobs_of(route)}
+        # A table that does not fit this node's configuration is used as soon as that has followed.
+        published = [route for routes in list(self._routes.values()) for route in routes.values()]
+        named = {name for route in (*self.routes(), *published) for name in blobs_of(route)}
         oldest = self._now() - UNUSED_S
         with os.scandir(self._state.selector_directory) as found:
             for item in found:
@@ -216,19 +230,23 @@ class Assembly:
             return route if route is not None and _fits(route, settings) else own
         route = self._routes[piece.shard].get(own.name)
         if route is not None and _fits(route, settings):
+            self._strange.discard(own.name)
             return route
-        if (own.name, piece.version) not in self._strange:
-            self._strange = {known for known in self._strange if known[0] != own.name}
-            self._strange.add((own.name, piece.version))
+        if own.name not in self._strange:
+            self._strange.add(own.name)
             _log.warning(
                 "route %s is another one in its owner's configuration: this node uses its own file", own.name
             )
         return own
 
     def _overlays(self) -> tuple[Mapping[str, Any], ...]:
-        if not self._pieces:
-            return self._inherited_overlays
-        return tuple(overlay for piece in self._pieces.values() for overlay in piece.table.overlays)
+        there = [overlay for piece in self._pieces.values() for overlay in piece.table.overlays]
+        missing = [raw for raw in self._inherited_overlays if self._shard_of_overlay(raw) not in self._pieces]
+        return (*there, *missing)
+
+    def _shard_of_overlay(self, raw: Mapping[str, Any]) -> int | None:
+        route = raw.get("route")
+        return self._shard_of(route) if isinstance(route, str) else None
 
 
 def blobs_of(route: Route) -> tuple[str, ...]:
@@ -239,19 +257,19 @@ def blobs_of(route: Route) -> tuple[str, ...]:
 
 
 def _share(source: Path, target: Path) -> None:
-    """The same file in two places; a copy where the disk has no links."""
-    if target.exists():
-        return
+    """The same file in two places, of this moment; a copy where the disk has no links."""
     try:
         os.link(source, target)
     except FileExistsError:
-        return
+        pass
     except OSError as error:
         if error.errno == errno.ENOENT:
             raise
         draft = target.with_suffix(".draft")
         shutil.copyfile(source, draft)
         draft.rename(target)
+    # Whoever sweeps by age must not take it for one that nobody has named for long.
+    os.utime(target)
 
 
 def _sides(route: Route) -> tuple[Side, ...]:

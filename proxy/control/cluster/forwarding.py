@@ -129,6 +129,8 @@ class Forwarder:
                     URL(f"http://{peer.address}{question.target}", encoded=True),
                     data=question.body or None,
                     headers=headers,
+                    # What the caller did not say must not be said, because what is said is signed.
+                    skip_auto_headers=_PASSED,
                     allow_redirects=False,
                 )
                 is_sent = True

@@ -8,6 +8,7 @@ configuration.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -89,6 +90,7 @@ class Cluster:
         self._journal = journal
         self.now = now
         self._tasks: Tasks | None = None
+        self._leaving: dict[int, asyncio.Task[None]] = {}
 
     # --- as Learners ----------------------------------------------------------------------------------
 
@@ -179,7 +181,9 @@ class Cluster:
         self.engines.stop()
         shards = list(self.owned.values())
         self.owned.clear()
-        await asyncio.gather(*(shard.end() for shard in shards), return_exceptions=True)
+        await asyncio.gather(
+            *(shard.end() for shard in shards), *self._leaving.values(), return_exceptions=True
+        )
         await self.engines.close()
 
     # --- from the consumer group ----------------------------------------------------------------------
@@ -189,13 +193,18 @@ class Cluster:
         house = self._house()
         for number in sorted(shards - self.owned.keys()):
             shard = self.owned[number] = OwnedShard(number, house)
-            house.tasks.spawn(shard.task, shard.run)
+            # One that is still being handed on has the same files.
+            house.tasks.spawn(shard.task, partial(_run_after, self._leaving.get(number), shard))
 
     async def revoked(self, shards: frozenset[int]) -> None:
         leaving = [self.owned.pop(number) for number in sorted(shards & self.owned.keys())]
         if leaving:
-            tasks = [asyncio.create_task(self._hand_on(shard)) for shard in leaving]
-            await asyncio.wait(tasks, timeout=HANDING_S)
+            tasks = {
+                shard.number: asyncio.create_task(self._hand_on(shard, self._leaving.get(shard.number)))
+                for shard in leaving
+            }
+            self._leaving.update(tasks)
+            await asyncio.wait(tasks.values(), timeout=HANDING_S)
 
     def position(self, shard: int) -> int | None:
         owned = self.owned.get(shard)
@@ -213,11 +222,14 @@ class Cluster:
             )
             return
         _log.error(
-            "shard %d: the topic ends at %d, not %d: made anew, it is learned on", shard, found, wanted
+            "shard %d: the topic ends at %d, not %d: made anew, it is read from its beginning",
+            shard,
+            found,
+            wanted,
         )
         owned = self.owned.get(shard)
         if owned is not None:
-            owned.begin_at(found)
+            owned.begin_again()
 
     # --- what others ask ------------------------------------------------------------------------------
 
@@ -282,25 +294,36 @@ class Cluster:
             now=self.now,
         )
 
-    async def _hand_on(self, shard: OwnedShard) -> None:
+    async def _hand_on(self, shard: OwnedShard, before: "asyncio.Task[None] | None") -> None:
         self.times_fenced += shard.times_fenced
         assert self._tasks is not None
-        await self._tasks.cancel(shard.task)
-        await shard.end()
+        try:
+            await self._tasks.cancel(shard.task)
+            if before is not None:
+                await asyncio.wait((before,))
+            await shard.end()
+        except Exception:  # noqa: BLE001 - nobody waits for it, and whoever is next begins with what was saved
+            _log.exception("shard %d could not be handed on", shard.number)
 
-    def _is_guarded(self, number: int) -> bool:
+    def _is_guarded(self, number: int | None) -> bool:
+        if number is None:
+            return False
         shard = self.owned.get(number)
         if shard is not None and shard.learning is not None:
             return shard.learning.optimizing.is_guarding
         if self.neighbours is None:
             return False
-        # While Redis is away nobody can be heard; the workers' own hard stops are what is left.
-        return not self.neighbours.up or any(number in node.guards for node in self.neighbours.alive())
+        # While Redis is away, what was heard last stays, and the workers' own hard stops are what is left. Who has
+        # heard nothing since its start knows nothing of a candidate that may be long over.
+        heard = self.neighbours.alive() if self.neighbours.up else self.neighbours.nodes()
+        return any(number in node.guards for node in heard)
 
     def _obstacle(self, number: int) -> str | None:
         """Why no candidate of a shard may be given traffic: others would not hear of it, or have not yet."""
         if self.neighbours is None or not self.neighbours.up:
             return "Redis does not answer, so the other nodes could not be told"
+        if not self.neighbours.is_settled:
+            return "Redis has answered for a moment only, so not all nodes may have been heard yet"
         shard = self.owned.get(number)
         wanted = shard.settled_version() if shard is not None else None
         behind = late(self.neighbours.alive(), number, wanted) if wanted is not None else {}
@@ -353,6 +376,12 @@ class Cluster:
             self.shards = counted
             replace_file(_count_file(self._state), b"%d\n" % counted)
             self._write_soon()
+
+
+async def _run_after(before: "asyncio.Task[None] | None", shard: OwnedShard) -> None:
+    if before is not None:
+        await asyncio.wait((before,))
+    await shard.run()
 
 
 def _count_file(state: StateDirectory) -> Path:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from optimizer.cluster.consuming import Incoming
+from optimizer.cluster.marks import Marks
 from optimizer.cluster.mirror import Mirror
 from optimizer.cluster.types import Fenced, ShardBook, SharedTable, Snapshot, Tenure, Version
 from optimizer.control_store.errors import StoreError
@@ -108,6 +109,7 @@ class OwnedShard:
         self.is_over = False
         self.taken_at = 0.0
         self.times_fenced = 0
+        self.marks = Marks()
         self.saved_at: float | None = None
         self.learning: Learning | None = None
         self.tenure: Tenure | None = None
@@ -119,9 +121,11 @@ class OwnedShard:
         self._mirror: Mirror | None = None
         self._ingest: Ingest | None = None
         self._tasks: LearningTasks | None = None
-        self._saved: tuple[int, int] | None = None
+        self._saved: int | None = None
+        """How many rows the learner had changed when it was saved last."""
         self._saving = asyncio.Lock()
         self._begin_at: int | None = None
+        self._delivered = 0
         self._versions: deque[tuple[float, Version]] = deque(maxlen=64)
 
     # --- from the consumer group ----------------------------------------------------------------------
@@ -130,7 +134,7 @@ class OwnedShard:
         """The next offset that is wanted; None while there is no place for it."""
         if self._mirror is None:
             return None
-        return self._mirror.next_offset or 0
+        return max(self._mirror.next_offset or 0, self._delivered)
 
     def deliver(self, records: Sequence[Incoming]) -> None:
         """Keep records.
@@ -139,7 +143,10 @@ class OwnedShard:
             OSError: The disk refuses.
         """
         if self._mirror is not None:
-            self._mirror.append([(record.offset, record.value) for record in records])
+            fresh = self.marks.fresh(records)
+            self._mirror.append(fresh)
+            self.marks.taken(records, len(fresh))
+            self._delivered = records[-1].offset + 1
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -159,6 +166,8 @@ class OwnedShard:
             await self._learn()
         except* Fenced:
             self.times_fenced += 1
+            # Offered on, it would be refused, and end the next tenure as well.
+            self.table = None
             await self._close("was taken by somebody else")
         except* Exception:  # whatever it is, the next try begins with a tenure of its own
             await self._close("failed and begins anew")
@@ -167,16 +176,16 @@ class OwnedShard:
     async def end(self) -> None:
         """Hand the shard on: save what was learned, within the database's time, and stop."""
         self.is_over = True
-        if self._tasks is not None:
-            await self._tasks.stop()
         try:
+            if self._tasks is not None:
+                await self._tasks.stop()
             if self._ingest is not None:
                 self._ingest.step()
             await self._save()
-        except (Fenced, *UNSAVED) as error:
-            # The next owner begins with an older snapshot, and reads more of the partition.
+        except Exception as error:  # noqa: BLE001 - the next owner begins with an older snapshot, and reads more
             _log.warning("shard %d is handed on without its newest state: %s", self.number, error)
-        await self._close("was handed on")
+        finally:
+            await self._close("was handed on")
 
     def use(self, settings: Settings) -> None:
         """Follow another configuration.
@@ -200,15 +209,20 @@ class OwnedShard:
         old = [version for at, version in self._versions if at <= latest]
         return old[-1] if old else None
 
-    def begin_at(self, offset: int) -> None:
-        """The topic was made anew and has less in it than was read: keep what was learned, and read on there."""
-        self._begin_at = offset
+    def begin_again(self) -> None:
+        """The topic was made anew or cut: keep what was learned, and read it from its beginning.
+
+        What was read before is known by where it was shipped from (``optimizer.cluster.marks``), so that it teaches
+        nothing twice; and what came into the new topic before anybody noticed is not left out.
+        """
+        self._begin_at = 0
         self.moved.set()
 
     async def _take(self) -> None:
         house = self._house
         tenure = self.tenure = await self._answered(lambda: house.book.take(self.number, house.owner))
-        self.taken_at, self._begin_at = house.now(), None
+        self.taken_at, self._begin_at, self._saved = house.now(), None, None
+        self.moved.clear()
         self.word = "makes its files"
         path = house.directory / f"{self.number:04d}"
         snapshot = tenure.snapshot
@@ -229,19 +243,25 @@ class OwnedShard:
             for name in last.blobs:
                 await asyncio.to_thread(house.assembly.lend, name, self._state.selector_directory)
         segment_bytes = house.settings().retention.segment_bytes
-        self._mirror = Mirror(
-            self._state.log_directory, self.number, segment_bytes=segment_bytes, resume=snapshot
-        )
+        mirror = Mirror(self._state.log_directory, self.number, segment_bytes=segment_bytes, resume=snapshot)
+        marks = Marks()
+        try:
+            ingest = self._ingest = Ingest(self._state, clock=house.now, indexes=False)
+            ingest.add_consumer(marks)
+            await asyncio.to_thread(marks.begin, self._state.log_directory, ingest.cursor)
+        except BaseException:
+            mirror.close()  # or nobody in this process could ever open it again
+            raise
+        # From here on records may come.
+        self.marks, self._delivered, self._mirror = marks, 0, mirror
         _log.info("shard %d is ours, generation %d", self.number, tenure.generation)
 
     async def _catch_up(self) -> None:
         """Wait until everything is here that was in the partition when the tenure had begun."""
-        house, mirror = self._house, self._mirror
-        assert mirror is not None
         target: int | None = None
-        while target is None or (mirror.next_offset or 0) < target:
+        while (target is None or (self.position() or 0) < target) and not self.moved.is_set():
             if target is None:
-                target = house.end(self.number, mirror.next_offset or 0)
+                target = self._house.end(self.number, self.position() or 0)
             self.word = "waits for Kafka" if target is None else f"reads the log up to record {target}"
             await asyncio.sleep(LOOK_S)
 
@@ -253,7 +273,8 @@ class OwnedShard:
             house.store, tenure, lambda route: house.is_mine(self.number, route), fenced=self.fenced.set
         )
         records = await self._answered(store.load)
-        ingest = self._ingest = Ingest(state, clock=house.now, indexes=False)
+        ingest = self._ingest
+        assert ingest is not None
         learning = Learning(
             state,
             self._cut(house.settings()),
@@ -262,6 +283,7 @@ class OwnedShard:
             store=store,
             now=house.now,
             obstacle=lambda: house.obstacle(self.number),
+            withdraw=house.assembly.withdraw,
         )
         for record in records:
             learning.optimizing.book.join(record)
@@ -296,7 +318,8 @@ class OwnedShard:
             moved.cancel()
         if self.fenced.is_set():
             raise Fenced
-        self.moved.clear()
+        while self._ingest is not None and self._ingest.step():
+            pass  # What was read of the old topic is in no other copy.
         await self._save()
         raise TopicMadeAnew
 
@@ -309,7 +332,8 @@ class OwnedShard:
         while True:
             await asyncio.sleep(SNAPSHOT_S)
             try:
-                await self._save()
+                if not await self._save():
+                    await self._must_hold()
             except UNSAVED as error:
                 _log.warning("what shard %d has learned can't be saved: %s", self.number, error)
             if self._house.now() - swept_at >= SWEEP_S:
@@ -319,8 +343,8 @@ class OwnedShard:
                 )
                 await asyncio.to_thread(retention.sweep, swept_at, read=dict(ingest.cursor), shipped=None)
 
-    async def _save(self) -> None:
-        """Save what was learned, if there is anything new.
+    async def _save(self) -> bool:
+        """Save what was learned; False when there is nothing new.
 
         Raises:
             Fenced: The tenure is over.
@@ -328,20 +352,35 @@ class OwnedShard:
         """
         ingest, mirror, tenure = self._ingest, self._mirror, self.tenure
         if ingest is None or mirror is None or tenure is None:
-            return
+            return False
         async with self._saving:
-            if ingest.cursor.get(mirror.source) == self._saved and self._begin_at is None:
-                return
+            # Resets, prices and half-lives change what is known without anything being read.
+            changes = ingest.store.connection.total_changes
+            if changes == self._saved and self._begin_at is None:
+                return False
             dump = await asyncio.to_thread(ingest.dump)
             place = dump.cursor.get(mirror.source)
-            if place is None or (place == self._saved and self._begin_at is None):
-                return
+            if place is None:
+                return False
             offset = await asyncio.to_thread(mirror.offset_at, *place)
             if self._begin_at is not None:
                 offset = self._begin_at
             saved_at = self._house.now()
             await self._house.book.save(tenure, Snapshot(offset, *place, data=dump.data, saved_at=saved_at))
-            self._saved, self.saved_at = place, saved_at
+            self._saved, self.saved_at = changes, saved_at
+            return True
+
+    async def _must_hold(self) -> None:
+        """See whether the tenure is over, which nobody says to an owner that has nothing to write.
+
+        Raises:
+            Fenced: It is.
+            StoreError: The database does not answer.
+        """
+        holders = await self._house.book.holders()
+        holder, tenure = holders.get(self.number), self.tenure
+        if tenure is not None and (holder is None or holder.generation != tenure.generation):
+            raise Fenced(f"shard {self.number}: generation {tenure.generation} is over")
 
     def _published(self, table: RoutingTable, taking: bool) -> None:
         """Give the node's workers a table at once, and the other nodes soon.
@@ -390,7 +429,11 @@ class OwnedShard:
         settings = self._house.settings()
         shards = settings.cluster.shards if settings.cluster is not None else 1
         whole = settings.retention
-        return replace(whole, max_bytes=max(whole.max_bytes // shards, 4 * whole.segment_bytes))
+        return replace(
+            whole,
+            max_bytes=max(whole.max_bytes // shards, 4 * whole.segment_bytes),
+            max_disk_fraction=whole.max_disk_fraction / shards,
+        )
 
 
 def _furnished(path: Path, snapshot: Snapshot | None) -> StateDirectory:

@@ -9,6 +9,10 @@ from proxy.control.cluster.node import Cluster
 from proxy.control.cluster.peers import Peer, Place
 
 UNCOUNTED = -1
+_NOBODY = (
+    "no node that is heard of has taken it; Kafka or the database may be away, or a node may have another "
+    "cluster.name or redis.url"
+)
 
 
 class ClusterView:
@@ -32,7 +36,7 @@ class ClusterView:
 
     def others(self) -> Sequence[Peer]:
         """See ``Peers``; so it is with all of these."""
-        return [Peer(state.node, state.address) for state in self._alive() if state.node != self.node]
+        return [Peer(state.node, state.address) for state in self._known() if state.node != self.node]
 
     def places(self) -> Sequence[Place]:
         shards = self._cluster.shards or 0
@@ -90,6 +94,15 @@ class ClusterView:
     def _alive(self) -> Sequence[NodeState]:
         return self._cluster.neighbours.alive() if self._cluster.neighbours is not None else ()
 
+    @property
+    def _hears(self) -> bool:
+        return self._cluster.neighbours is not None and self._cluster.neighbours.up
+
+    def _known(self) -> Sequence[NodeState]:
+        """Those that can be asked; while Redis is away all heard of last, who say themselves what they own."""
+        neighbours = self._cluster.neighbours
+        return neighbours.nodes() if neighbours is not None and not neighbours.up else self._alive()
+
     def _place(self, number: int) -> Place:
         shard = self._cluster.owned.get(number)
         if shard is not None:
@@ -98,13 +111,15 @@ class ClusterView:
             return Place(number, why=f"this node {shard.word}")
         owners = [
             (state.owns[number], state)
-            for state in self._alive()
+            for state in self._known()
             if number in state.owns and state.node != self.node
         ]
         if owners:
             _, state = max(owners, key=lambda found: found[0])
             return Place(number, peer=Peer(state.node, state.address))
-        return Place(number, why="no node has taken it; Kafka's consumer group or the database may be away")
+        if not self._hears:
+            return Place(number, why="Redis is away, so who has it is not heard of")
+        return Place(number, why=_NOBODY)
 
     def _unacknowledged_s(self) -> float:
         """For how long some node has been behind with a table of this node's."""

@@ -36,5 +36,8 @@ class Workers:
 
     def tables(self, now: float) -> list[int]:
         """Versions of the tables that are used at ``now`` (Unix seconds), one for each worker that reports."""
-        self._tables = {worker: known for worker, known in self._tables.items() if now - known[0] < SILENT_S}
+        # A report of the future is from before the clock was set back, and proves as little as an old one.
+        self._tables = {
+            worker: known for worker, known in self._tables.items() if abs(now - known[0]) < SILENT_S
+        }
         return [version for _, version in self._tables.values()]

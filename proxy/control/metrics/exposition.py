@@ -99,6 +99,7 @@ class Facts:
     kafka_counters: Mapping[str, float] | None = None
     cluster: ClusterFacts | None = None
     kafka_feedback: Mapping[str, int] | None = None
+    kafka_error: str = ""
 
 
 class _Families(Collector):

@@ -1,7 +1,7 @@
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -77,7 +77,7 @@ def test_what_is_no_rating_is_ignored(value: Any, headers: Sequence[tuple[str, b
         ({"request_id": KNOWN}, "needs one of"),
         ({"request_id": KNOWN, "value": 7}, "within 0..1"),
         ({"request_id": "req_forged", "value": 1}, "not an id that this proxy gave out"),
-        ({"response_id": "nobody", "value": 1}, "is not known here"),
+        ({"response_id": "nobody", "value": 1}, "is not known"),
         ({"response_id": "chatcmpl-2", "value": 1}, "not an id that this proxy gave out"),
         (
             [{"request_id": KNOWN, "value": 1}, {"request_id": "req_forged", "value": 1}],
@@ -96,7 +96,7 @@ def test_what_can_not_be_taken_says_why(value: Any, problem: str) -> None:
 
 
 def test_response_ids_need_somebody_who_knows_them() -> None:
-    with pytest.raises(FeedbackProblem, match="is not known here"):
+    with pytest.raises(FeedbackProblem, match="is not known"):
         RatingRules(lambda _: True).read(_record({"response_id": "chatcmpl-1", "value": 1}))
 
 
@@ -141,7 +141,9 @@ class Log:
 
 
 @asynccontextmanager
-async def _running(address: str, topic: str, log: Log) -> AsyncIterator[FeedbackIntake]:
+async def _running(
+    address: str, topic: str, log: Log, ask: Callable[[str], Awaitable[str | None]] | None = None
+) -> AsyncIterator[FeedbackIntake]:
     intake = FeedbackIntake(
         KafkaSettings(
             (address,),
@@ -152,6 +154,7 @@ async def _running(address: str, topic: str, log: Log) -> AsyncIterator[Feedback
         ),
         journal=log.write,
         verify=lambda request_id: request_id.startswith(KNOWN),
+        ask=ask,
         tuning=TUNING,
     )
     stop = asyncio.Event()
@@ -203,6 +206,39 @@ async def test_ratings_are_logged_and_what_is_bad_is_put_aside(kafka: KafkaBroke
         await eventually(lambda: intake.up)
         _write(kafka, topic, _rating(3))
         await eventually(lambda: again.values == [0.003])
+
+
+async def test_answers_of_other_nodes_are_asked_for(kafka: KafkaBroker) -> None:
+    """A rating of a response id comes to any node; only the one that answered knows what it belongs to."""
+    topic, log = kafka.make_topic(_topic()), Log()
+
+    async def ask(response_id: str) -> str | None:
+        await asyncio.sleep(0)
+        return {"chatcmpl-7": f"{KNOWN}7", "chatcmpl-8": f"{KNOWN}8"}.get(response_id)
+
+    both = [{"response_id": f"chatcmpl-{number}", "value": number / 1000} for number in (7, 8)]
+    _write(kafka, topic, orjson.dumps({"response_id": "chatcmpl-9", "value": 0.5}), orjson.dumps(both))
+    async with _running(kafka.bootstrap, topic, log, ask) as intake:
+        await eventually(lambda: log.values == [0.007, 0.008])
+        assert (intake.accepted, intake.dead_lettered) == (2, 1)
+    assert [data["request_id"] for _, data, _ in log.events] == [f"{KNOWN}7", f"{KNOWN}8"]
+
+
+async def test_whoever_never_says_whose_answer_it_was_holds_nothing_up(
+    kafka: KafkaBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optimizer.cluster.intake._ASK_S", 0.2)
+    topic, log = kafka.make_topic(_topic()), Log()
+
+    async def ask(response_id: str) -> str | None:
+        await asyncio.Event().wait()
+        return response_id
+
+    unknown = [orjson.dumps({"response_id": f"chatcmpl-{number}", "value": 0.5}) for number in range(20)]
+    _write(kafka, topic, *unknown, _rating(1))
+    async with _running(kafka.bootstrap, topic, log, ask) as intake:
+        await eventually(lambda: log.values == [0.001])
+        assert intake.dead_lettered == 20
 
 
 async def test_a_dead_letter_that_is_too_large_for_its_topic_leaves_its_value_behind(

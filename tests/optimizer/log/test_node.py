@@ -131,3 +131,10 @@ def test_a_path_too_long_for_a_socket_is_refused_at_once(tmp_path: Path) -> None
     """The unix socket below the directory must fit, and the message says what to do."""
     with pytest.raises(StateDirectoryError, match="shorter state directory"):
         StateDirectory(tmp_path / ("x" * 100))
+
+
+def test_a_place_where_no_directory_can_be_is_refused_in_words(tmp_path: Path) -> None:
+    """A file in the path."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateDirectoryError, match="can not be made: Not a directory"):
+        StateDirectory(tmp_path / "file" / "state")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizer.log.compression import compress_segment
-from optimizer.log.reader import Batch, LogReader
+from optimizer.log.reader import Batch, LogReader, least
 from optimizer.log.segment import EventReader, Position
 from optimizer.log.writer import LogWriter, WriterBounds
 
@@ -308,3 +308,10 @@ def test_reading_leaves_no_descriptor_open(make_writer: MakeWriter, log_director
     events.read_event(Position(writer.source, 1, 0))
 
     assert len(os.listdir("/proc/self/fd")) == open_before
+
+
+def test_the_least_of_several_cursors_is_what_all_have_read() -> None:
+    """A source that one of them has not begun is not in it, so nothing of it counts as read."""
+    one = {"a": (1, 10), "b": (2, 0), "c": (1, 1)}
+    assert least(one) == one
+    assert least(one, {"a": (1, 5), "b": (3, 0)}, {"a": (2, 0), "b": (2, 7)}) == {"a": (1, 5), "b": (2, 0)}

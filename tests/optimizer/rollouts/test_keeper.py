@@ -8,6 +8,7 @@ import pytest
 
 from optimizer import events
 from optimizer.log.node import source_name
+from optimizer.log.reader import LogReader
 from optimizer.log.writer import LogWriter, encode
 from optimizer.rollouts.book import Book
 from optimizer.rollouts.keeper import EvaluationKeeper
@@ -255,3 +256,24 @@ def test_a_clock_that_was_set_back_does_not_put_the_next_look_off(stage):
     stage.report(stage.row("candidate", resolved=60))
     keeper.poll()
     assert [j.decision.kind for j in keeper.judgements()] == ["pass"]
+
+
+def test_a_snapshot_has_every_report_that_the_learner_has_passed(stage):
+    """Who owns a shard next has a copy of the log that begins where the learner was; there is nothing before it."""
+    keeper = stage.keeper()
+    stage.report(
+        stage.row("control", resolved=90, assigned=90), stage.row("candidate", resolved=10, assigned=10)
+    )
+    stage.report(stage.row("control", resolved=9, assigned=9))
+    (first, second) = LogReader(stage.directory).poll({}).events()
+    for where, event in (first, second):
+        keeper.observe(event, where)
+    saved = keeper.snapshot()
+    (source,) = stage.directory.iterdir()
+    (segment,) = source.glob("*.jsonl")
+    segment.write_bytes(b"\0" * (segment.stat().st_size - 1) + b"\n")
+    again = stage.keeper()
+    again.restore(saved)
+    again.poll()
+    assert totals(again) == (99, 10)
+    assert again.feed.missed["invalid"] == 0

@@ -1,6 +1,7 @@
 """Shipping to Kafka, against a broker that speaks the protocol: complete, in order, whatever the broker does."""
 
 import asyncio
+import re
 import socket
 from dataclasses import replace
 from typing import Any
@@ -40,7 +41,10 @@ async def test_every_line_arrives_as_it_was_logged(cluster: Any, node: Any) -> N
     assert sorted(by_key) == [b"", b"route-0", b"route-1", b"route-2"]
     assert all(found == sorted(found) for found in by_key.values())
     first = next(message for message in messages if b'"event-7"' in message.value())
-    assert dict(first.headers()) == {
+    headers = dict(first.headers())
+    place = headers.pop("place").decode()
+    assert re.fullmatch(r"[0-9a-f]{8}-00000001-worker:1:[0-9]+:0", place)
+    assert headers == {
         "content-type": b"application/cloudevents+json; charset=UTF-8",
         "ce_specversion": b"1.0",
         "ce_id": b"event-7",
@@ -139,6 +143,28 @@ async def test_a_broker_that_does_not_answer_is_given_up_in_time(cluster: Any, n
     assert shipper.stats.delivered == 10
     assert dict(shipper.cursor) == cursor
     assert shipper.stats.last_error
+
+
+async def test_a_broker_that_stays_away_is_told_of_once(
+    cluster: Any, node: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often it is tried, in words, and again when it is back."""
+    caplog.set_level("INFO", "optimizer.sinks.kafka")
+    cluster.create_topic(TOPIC, 1)
+    cluster.set_down()
+    node.write(10)
+    shipper = node.shipper(cluster.address, limit_s=0.3)
+
+    async with node.running(shipper):
+        await node.until(lambda: shipper.stats.errors >= 5)
+        cluster.set_up()
+        await node.until(lambda: shipper.stats.delivered == 10)
+
+    ours = [record.getMessage() for record in caplog.records if record.name == "optimizer.sinks.kafka"]
+    told = [text for text in ours if "are not shipped" in text]
+    assert len(told) == len(set(told)) <= 2
+    assert f"no broker at {cluster.address} can be used" in told[0]
+    assert ours[-1] == f"events are shipped to Kafka at {cluster.address}"
 
 
 async def test_a_port_that_swallows_everything_holds_nothing_up(node: Any) -> None:

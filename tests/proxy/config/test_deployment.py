@@ -272,3 +272,22 @@ def test_what_is_no_database_is_refused():
         "database.max_connections",
         "database.timeout_sec",
     }
+
+
+@pytest.mark.parametrize(
+    ("url", "is_written"),
+    [
+        ("postgresql://u:${PASSWORD}@h/d", False),
+        ("postgresql://u:${PASSWORD}@${HOST}/d", False),
+        ("postgresql://u:hunter2@${HOST}/d", True),
+        ("postgresql://u:hunter2@h/d", True),
+        ("postgresql://u:${PASSWORD:-hunter2}@h/d", True),
+    ],
+)
+def test_only_a_password_that_stands_in_the_file_is_remarked_on(url: str, is_written: bool) -> None:
+    """One that comes from a variable does not, also in the middle of an address."""
+    environ = {"PASSWORD": "hunter2hunter2", "HOST": "db.internal"}
+    loaded = load_text(f'database: {{url: "{url}"}}', environ)
+
+    assert any("stands in the file" in str(note) for note in loaded.notes) == is_written
+    assert any("hunter2" in value for value in loaded.secrets.values())

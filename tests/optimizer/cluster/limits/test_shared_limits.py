@@ -378,3 +378,25 @@ async def test_without_any_redis_the_settings_decide(tmp_path: Path, budgets_ope
 
         assert rate == Grant(60, 40)
         assert budget == (Grant(60 * MICRO, 40 * MICRO) if budgets_open else None)
+
+
+async def test_one_late_answer_is_not_worth_a_word(
+    redis_server: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At a start the first one often is late; Redis that stays away is told of once, and when it is back."""
+    caplog.set_level("INFO", "optimizer.cluster.shared_limits")
+    redis_server.kill()
+    async with cluster(redis_server, tmp_path) as make:
+        node = make(1)
+
+        def told() -> list[str]:
+            ours = (record for record in caplog.records if record.name == "optimizer.cluster.shared_limits")
+            return [record.levelname for record in ours]
+
+        await until(lambda: node.limits.is_away)
+        first = told()
+        await until(told)
+        await asyncio.sleep(4 * SETTLE_S)  # Several calls more.
+        assert (first, told()) == ([], ["WARNING"])
+        redis_server.start()
+        await until(lambda: told() == ["WARNING", "INFO"])

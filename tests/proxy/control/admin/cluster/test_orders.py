@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from proxy.control.access import obtain_key
 from proxy.control.cluster.forwarding import HEADER, Forwarder
 from proxy.control.cluster.peers import Peer
 
@@ -66,6 +67,21 @@ async def test_orders_go_to_the_owner_with_their_conditions(pair: Any) -> None:
     status, gone, _ = await pair.left.ask("DELETE", path)
     assert status == 200
     assert gone["status"] == "deleted"
+
+
+async def test_an_order_without_a_body_is_the_same_order_on_its_way(pair: Any) -> None:
+    """As from ``curl -X POST``: no body and nobody says of which type; what is said is signed."""
+    record = await made(pair.right)
+    path = f"{BASE}/{record['id']}/rollback"
+    url = f"http://{pair.left.address}{path}"
+
+    key = {"Authorization": f"Bearer {obtain_key(pair.left.services.core.state.admin_key_file)[0]}"}
+    async with pair.left.session.request(
+        "POST", url, headers=key, skip_auto_headers=["Content-Type"]
+    ) as said:
+        document = await said.json()
+
+    assert (said.status, document.get("id")) == (200, record["id"]), document
 
 
 async def test_a_repetition_through_any_node_is_done_once(pair: Any) -> None:
