@@ -66,11 +66,15 @@ format: $(VENV)/.dev ## Format the sources and apply safe fixes
 
 .PHONY: check
 check: lint ## The fast part of the tests (< 2 minutes)
-	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow"
+	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow and not nodes"
 
 .PHONY: test
-test: system lint ## Everything: format, lint, types, import contracts, all tests (< 15 minutes)
-	@$(BIN)/python -m pytest -q $(PARALLEL)
+test: system lint ## Everything but test-nodes: format, lint, types, import contracts, tests (< 15 minutes)
+	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not nodes"
+
+.PHONY: test-nodes
+test-nodes: system $(VENV)/.dev ## Clusters of real processes on Kafka, Redis and PostgreSQL: takeovers, faults, the demo (10 minutes)
+	@$(BIN)/python -m pytest -q $(PARALLEL) -m nodes
 
 .PHONY: figures
 figures: $(VENV)/.dev ## Measure every number of loadtests/RESULTS.md again (resumable; see loadtests/README.md)

@@ -43,7 +43,7 @@ LONGEST_SOCKET_PATH: Final = 103
 _EARLY_DEATHS: Final = 3
 _OPTIMIZER_PATIENCE_S: Final = 15.0
 _WORKER_GRACE_S: Final = 5.0
-_AT_ONCE_S: Final = 2.0
+_AT_ONCE_S: Final = 3.5
 _ADMIN_PATIENCE_S: Final = 10.0
 _GROUP_S: Final = 0.2
 

@@ -62,7 +62,9 @@ class Soak:
     def configure(self, upstream_url: str, floor: float) -> None:
         """Write the configuration."""
         document = configuration(upstream_url, floor=floor)
-        (self.directory / "config.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+        draft = self.directory / "config.yaml.draft"
+        draft.write_text(yaml.safe_dump(document, sort_keys=False))
+        draft.rename(self.directory / "config.yaml")
 
     def say(self, what: str) -> None:
         """Tell the operator, and keep it for the report."""

@@ -18,6 +18,8 @@ from watchfiles import awatch
 DEBOUNCE_MS = 60
 POLL_S = 10.0
 _SETTLE_S = 0.03
+_EMPTY_S = 2.0
+_EMPTY = sha256(b"").hexdigest()
 _LARGEST_FILE = 4 * 1024 * 1024 + 1
 
 logger = logging.getLogger("llm_optimizer.config")
@@ -55,11 +57,21 @@ async def watch(
                 continue
             # An editor that truncates and rewrites in place must not be read half-way.
             await asyncio.sleep(_SETTLE_S)
+            if current == _EMPTY:
+                await _filled(path)
             if content_hash(path) != current:
                 current = await _settled(path)
             if current is not None and current != last:
                 last = current
                 await changed(current)
+
+
+async def _filled(path: Path) -> None:
+    """Until an empty file has something in it: nearly always one that is being written, and nothing to act on."""
+    for _ in range(int(_EMPTY_S / _SETTLE_S)):
+        if content_hash(path) != _EMPTY:
+            return
+        await asyncio.sleep(_SETTLE_S)
 
 
 async def _settled(path: Path) -> str | None:

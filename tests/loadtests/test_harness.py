@@ -45,7 +45,7 @@ def test_a_result_is_taken_up_again_as_it_was_written(tmp_path, monkeypatch) -> 
 
     assert figures.load("unary") == written
     assert figures.load("nothing") is None
-    assert (tmp_path / ".gitignore").read_text() == "*\n!statistics.json\n!learning.json\n"
+    assert (tmp_path / ".gitignore").read_text() == "*\n!statistics.json\n!learning.json\n!cluster.json\n"
 
 
 def test_the_report_shows_verdicts_skips_and_the_machine() -> None:

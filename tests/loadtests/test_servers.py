@@ -99,7 +99,7 @@ def test_a_relay_fails_as_it_is_told(redis_server: RedisServer, make_relay: Call
         relay.mode = "cut"
         with pytest.raises(ConnectionResetError):
             ping(link)
-        with connect() as other, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), connect() as other:
             other.recv(1)
     relay.mode = "refuse"
     with pytest.raises(ConnectionRefusedError):

@@ -10,6 +10,8 @@ from deploy.demo.load import Load
 from deploy.demo.stage import Stage
 from deploy.demo.story import DidNotHold, Story
 
+pytestmark = pytest.mark.nodes
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

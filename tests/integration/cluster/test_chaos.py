@@ -8,7 +8,7 @@ import pytest
 from loadtests.cluster.chaos import Play, perform
 from loadtests.processes import Skipped
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.nodes, pytest.mark.timeout(420)]
 
 
 @pytest.mark.parametrize("members", [1, 2])

@@ -22,7 +22,7 @@ from loadtests.cluster.scene import Engines, Node, cluster_blocks, engines
 from loadtests.processes import Skipped
 from optimizer.cluster.sharding import shard_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.nodes, pytest.mark.timeout(180)]
 
 KEY: Final = "the-admin-key-of-this-test"
 ROUTE: Final = "chat"

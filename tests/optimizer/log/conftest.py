@@ -28,7 +28,7 @@ def make_writer(log_directory: Path) -> Iterator[MakeWriter]:
             node=0xA1,
             incarnation=incarnation,
             role=role,
-            bounds=WriterBounds(**{"reserve_bytes": 0, **bounds}),  # type: ignore[arg-type]
+            bounds=WriterBounds(**{"reserve_bytes": 0, "slow_write_s": 60.0, **bounds}),  # type: ignore[arg-type]
             disk=disk,
         )
         made.append(writer)

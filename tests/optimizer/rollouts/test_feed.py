@@ -26,7 +26,7 @@ class Node:
         self.number = 0
 
     def worker(self, **bounds: Any) -> "Reporter":
-        return Reporter(self, WriterBounds(reserve_bytes=0, **bounds))
+        return Reporter(self, WriterBounds(reserve_bytes=0, slow_write_s=60.0, **bounds))
 
 
 class Reporter:

@@ -202,14 +202,14 @@ class Node:
             yield
         finally:
             stop.set()
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(30):
                 await task
                 while asyncio.all_tasks() - before:
                     await asyncio.sleep(0.01)
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
+def node(tmp_path: Path, half_open_sockets: None) -> Iterator[Node]:
     node = Node(tmp_path / "state")
     yield node
     node.writer.close()

@@ -86,6 +86,17 @@ async def test_rewrites_in_place_are_seen(tmp_path):
         assert await seen.next() == content_hash(path)
 
 
+async def test_a_file_that_is_empty_for_a_moment_is_not_acted_upon(tmp_path):
+    """Whoever rewrites a file in place empties it first, and may be slow to go on."""
+    path = tmp_path / "config.yaml"
+    path.write_text("a: 1")
+    async with watching(path) as seen:
+        path.write_text("")
+        await asyncio.sleep(0.4)
+        path.write_text("a: 2")
+        assert await seen.next() == content_hash(path)
+
+
 async def test_kubernetes_link_swaps_are_seen_again_and_again(tmp_path):
     """A config map is a link to `..data`, which is a link that is swapped."""
 

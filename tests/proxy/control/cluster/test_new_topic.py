@@ -2,6 +2,8 @@
 
 import pytest
 
+pytestmark = pytest.mark.nodes
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(150)

@@ -8,6 +8,8 @@ import pytest
 
 from proxy.control.cluster.neighbours import ALIVE_S
 
+pytestmark = pytest.mark.nodes
+
 
 def _cluster(directory: Path) -> Any:
     transport = httpx.HTTPTransport(uds=str(directory / "run" / "optimizer.sock"))

@@ -5,6 +5,8 @@ import signal
 import pytest
 import yaml
 
+pytestmark = pytest.mark.nodes
+
 ARMS = {"small": 0.4, "large": 5.0}
 
 

@@ -4,6 +4,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.nodes
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(150)
