@@ -18,10 +18,11 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from loadtests.cluster.page import PAGE, TABLES, keep, read, rendered
+from loadtests.cluster.page import KEPT, PAGE, TABLES
 from loadtests.figures import fingerprint
 from loadtests.learning.team import Team
 from loadtests.machine import machine
+from loadtests.markdown import keep, read, rendered
 from loadtests.processes import Failed, Skipped
 
 SEEDS: Final = 20
@@ -55,7 +56,7 @@ def main() -> int:
         return 2
     effort = Effort(options.seeds, options.requests, options.rounds)
     whole = effort.seeds >= SEEDS and effort.requests >= REQUESTS and effort.rounds >= ROUNDS
-    results, failed = read(), False
+    results, failed = read(KEPT), False
     for name in options.scenes or SCENES:
         began = time.monotonic()
         try:
@@ -76,9 +77,9 @@ def main() -> int:
             "machine": machine(),
             "fingerprint": fingerprint(),
         }
-        keep(results)
+        keep(KEPT, results)
         if PAGE.exists():
-            PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
+            PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8"), results, TABLES), encoding="utf-8")
     return int(failed)
 
 

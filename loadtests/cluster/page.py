@@ -1,47 +1,13 @@
-"""Puts measured figures into ``docs/operations.md``: the tables between its marks come from the kept results.
+"""The tables of ``docs/operations.md``; ``loadtests.markdown`` puts them between its marks."""
 
-Invariant: every number between the marks is a result; the prose around them is written by hand.
-"""
-
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final
 
-from loadtests.markdown import percent, table
+from loadtests.markdown import Row, Tables, percent, table
 
 PAGE: Final = Path("docs/operations.md")
 KEPT: Final = Path("loadtests/results/cluster.json")
-
-Row: TypeAlias = Mapping[str, Any]
-
-
-def read(path: Path = KEPT) -> dict[str, Any]:
-    """Results of earlier runs, by scene; empty when there are none."""
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
-def keep(results: Mapping[str, Any], path: Path = KEPT) -> None:
-    """Save results for the page and for the test that holds page and results together."""
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def rendered(text: str, results: Mapping[str, Any]) -> str:
-    """``text`` with the tables of ``results`` between its marks.
-
-    Raises:
-        KeyError: If a mark names no table.
-    """
-
-    def figures(found: re.Match[str]) -> str:
-        name = found.group(1)
-        draw = TABLES[name]
-        body = draw(results[name]["rows"]) if name in results else "not measured yet"
-        return f"<!-- cluster: {name} -->\n\n{body}\n\n<!-- end -->"
-
-    return re.sub(r"<!-- cluster: (\w+) -->.*?<!-- end -->", figures, text, flags=re.DOTALL)
 
 
 def _convergence(rows: Sequence[Row]) -> str:
@@ -83,7 +49,7 @@ def _number(value: float, unit: str) -> str:
     return f"{shown} {unit}".rstrip()
 
 
-TABLES: Final[Mapping[str, Callable[[Sequence[Row]], str]]] = {
+TABLES: Final[Tables] = {
     "convergence": _convergence,
     "shipping": _figures,
     "workers": _figures,

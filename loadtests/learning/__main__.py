@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from loadtests.figures import fingerprint
-from loadtests.learning.page import PAGE, TABLES, keep, read, rendered
+from loadtests.learning.page import KEPT, PAGE, TABLES
 from loadtests.learning.team import Team
+from loadtests.markdown import keep, read, rendered
 from loadtests.processes import Skipped
 
 SEEDS = 20
@@ -63,7 +64,7 @@ def main() -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Alarms of simulated routes are figures here, no news.
     logging.disable(logging.WARNING)
-    results = read()
+    results = read(KEPT)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with ProcessPoolExecutor(options.processes) as pool, Progress(*columns, console=console) as progress:
         team = Team(pool, progress, options.seeds, options.published)
@@ -84,8 +85,8 @@ def main() -> int:
             for shown in (name, *(other for other, source in FROM.items() if source == name)):
                 print(TABLES[shown](rows), flush=True)
             if options.seeds >= SEEDS:
-                keep(results)
-                PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
+                keep(KEPT, results)
+                PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8"), results, TABLES), encoding="utf-8")
     return 0
 
 

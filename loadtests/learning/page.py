@@ -1,47 +1,13 @@
-"""Puts measured figures into ``docs/learning.md``: the tables between its marks come from the kept results.
+"""The tables of ``docs/learning.md``; ``loadtests.markdown`` puts them between its marks."""
 
-Invariant: every number between the marks is a result; the prose around them is written by hand.
-"""
-
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final
 
-from loadtests.markdown import percent, table
+from loadtests.markdown import Row, Tables, percent, table
 
-PAGE = Path("docs/learning.md")
-KEPT = Path("loadtests/results/learning.json")
-
-Row: TypeAlias = Mapping[str, Any]
-
-
-def read(path: Path = KEPT) -> dict[str, Any]:
-    """Results of earlier runs, by table; empty when there are none."""
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
-def keep(results: Mapping[str, Any], path: Path = KEPT) -> None:
-    """Save results for the page and for the test that holds page and results together."""
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def rendered(text: str, results: Mapping[str, Any]) -> str:
-    """``text`` with the tables of ``results`` between its marks.
-
-    Raises:
-        KeyError: If a mark names no table.
-    """
-
-    def figures(found: re.Match[str]) -> str:
-        name = found.group(1)
-        draw = TABLES[name]
-        body = draw(results[name]["rows"]) if name in results else "not measured yet"
-        return f"<!-- figures: {name} -->\n\n{body}\n\n<!-- end -->"
-
-    return re.sub(r"<!-- figures: (\w+) -->.*?<!-- end -->", figures, text, flags=re.DOTALL)
+PAGE: Final = Path("docs/learning.md")
+KEPT: Final = Path("loadtests/results/learning.json")
 
 
 def dollars(amount: float | None) -> str:
@@ -226,7 +192,7 @@ def _http(rows: Sequence[Row]) -> str:
     )
 
 
-TABLES: Mapping[str, Callable[[Sequence[Row]], str]] = {
+TABLES: Final[Tables] = {
     "paretobandit": _paretobandit,
     "bfcl": _bfcl,
     "broken": _broken,

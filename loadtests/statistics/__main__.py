@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from loadtests.figures import fingerprint
+from loadtests.markdown import keep, read, rendered
 from loadtests.statistics import drift, method_scenes, rollout_scenes
 from loadtests.statistics.crowd import Crowd
-from loadtests.statistics.page import PAGE, keep, read, rendered
+from loadtests.statistics.page import KEPT, PAGE, TABLES
 
 SCENES: Mapping[str, Callable[[Crowd], list[rollout_scenes.Row]]] = {
     "identical": rollout_scenes.identical,
@@ -45,7 +46,7 @@ def main() -> int:
     if unknown:
         console.print(f"no scene is called {', '.join(unknown)}")
         return 2
-    results = read()
+    results = read(KEPT)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with ProcessPoolExecutor(options.processes) as pool, Progress(*columns, console=console) as progress:
         crowd = Crowd(pool, progress, seed=options.seed, scale=options.scale)
@@ -64,8 +65,8 @@ def main() -> int:
             }
             console.print_json(data=rows)
             if options.scale >= 1.0:
-                keep(results)
-                PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
+                keep(KEPT, results)
+                PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8"), results, TABLES), encoding="utf-8")
     return 0
 
 

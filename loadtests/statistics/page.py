@@ -1,45 +1,13 @@
-"""Puts measured figures into ``docs/statistics.md``: the tables between its marks come from the kept results.
+"""The tables of ``docs/statistics.md``; ``loadtests.markdown`` puts them between its marks."""
 
-Invariant: every number between the marks is a result; the prose around them is written by hand.
-"""
-
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from loadtests.markdown import percent, table
+from loadtests.markdown import Row, Tables, percent, table
 
-PAGE = Path("docs/statistics.md")
-KEPT = Path("loadtests/results/statistics.json")
-
-Row = Mapping[str, Any]
-
-
-def read(path: Path = KEPT) -> dict[str, Any]:
-    """Results of earlier runs, by scene; empty when there are none."""
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
-def keep(results: Mapping[str, Any]) -> None:
-    """Save results for the page and for the test that holds page and results together."""
-    KEPT.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def rendered(text: str, results: Mapping[str, Any]) -> str:
-    """``text`` with the tables of ``results`` between its marks.
-
-    Raises:
-        KeyError: If a mark names no table.
-    """
-
-    def figures(found: re.Match[str]) -> str:
-        name = found.group(1)
-        body = _TABLES[name](results[name]["rows"]) if name in results else "not measured yet"
-        return f"<!-- figures: {name} -->\n\n{body}\n\n<!-- end -->"
-
-    return re.sub(r"<!-- figures: (\w+) -->.*?<!-- end -->", figures, text, flags=re.DOTALL)
+PAGE: Final = Path("docs/statistics.md")
+KEPT: Final = Path("loadtests/results/statistics.json")
 
 
 def _count(value: float | None) -> str:
@@ -205,7 +173,7 @@ def _drift(rows: Sequence[Row]) -> str:
     )
 
 
-_TABLES: Mapping[str, Callable[[Sequence[Row]], str]] = {
+TABLES: Final[Tables] = {
     "identical": _identical,
     "margin": _margin,
     "promotion": _promotion,

@@ -208,14 +208,6 @@ async def within(ending: Coroutine[Any, Any, Any], limit_s: float) -> None:
         _log.info("ending a Kafka client: %r", task.exception())
 
 
-async def wait_for_stop(stop: asyncio.Event, seconds: float) -> None:
-    """Until ``stop`` is set, at most ``seconds``."""
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return
-
-
 async def until(
     stop: asyncio.Event,
     work: Coroutine[Any, Any, None],

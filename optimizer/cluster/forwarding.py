@@ -25,6 +25,7 @@ from optimizer.cluster.types import Away
 from optimizer.ids import RequestId
 from optimizer.log.reader import Entry, LogReader
 from optimizer.sinks.base import CursorFile, SinkStats
+from optimizer.stopping import wait_for_stop
 
 _log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ class Forwarder:
                     self.stats.up = False
                     pause = min(max(pause * 2, self._tuning.idle_s), self._tuning.longest_pause_s)
                 await self._save_sometimes()
-                await _wait(stop, pause)
+                await wait_for_stop(stop, pause)
         finally:
             self.stats.up = False
             self._save()
@@ -319,7 +320,7 @@ class Receiver:
                 self.counts["errors"] += 1
                 self.last_error = str(error)
                 pause = min(max(pause * 2, self._tuning.idle_s), self._tuning.longest_pause_s)
-            await _wait(stop, pause)
+            await wait_for_stop(stop, pause)
 
     async def step(self) -> bool:
         """Take a portion; True when there may be more to take at once.
@@ -393,14 +394,3 @@ def _portions(parcels: Sequence[Parcel], most_bytes: int) -> Iterator[list[Parce
         size += len(parcel.line)
     if portion:
         yield portion
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    """Until ``stop`` is set, at most ``seconds``; others run meanwhile, even if that is 0."""
-    if not seconds:
-        await asyncio.sleep(0)
-        return
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return

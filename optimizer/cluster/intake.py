@@ -31,12 +31,12 @@ from optimizer.cluster.consuming import (
     require_topic,
     security_of,
     until,
-    wait_for_stop,
 )
 from optimizer.cluster.dead_letters import REASON, DeadLetters
 from optimizer.feedback import FeedbackProblem, parse_feedback, to_event
 from optimizer.settings import KafkaSettings
 from optimizer.sinks.client import plain
+from optimizer.stopping import wait_for_stop
 
 _log = logging.getLogger(__name__)
 

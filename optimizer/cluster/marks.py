@@ -7,7 +7,8 @@ is taken wherever it stands. What is remembered is one place for each source, sa
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -25,6 +26,15 @@ _SHAPE: Final = re.compile(r"([0-9a-f]{8}-[0-9a-f]{8}-[a-z]{1,16}):(\d{1,18}):(\
 _MOST_SOURCES: Final = 20_000
 """Every start of a process is a source; the ones that were heard of longest ago are forgotten first."""
 _POLL_BYTES: Final = 8 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Fresh:
+    """What is new of some records: offset and line, which has the place in it for the next owner."""
+
+    lines: list[tuple[int, bytes]] = field(default_factory=list)
+    marks: dict[str, Place] = field(default_factory=dict)
+    repeated: int = 0
 
 
 class Marks:
@@ -58,38 +68,30 @@ class Marks:
                 _note(self._taken, event.get(_ATTRIBUTE))
             cursor, more = batch.cursor, batch.more
 
-    def fresh(self, records: Iterable[Incoming]) -> list[tuple[int, bytes]]:
-        """Offset and value of those that are no repetitions; the value has the place in it, for the next owner.
-
-        To be followed by ``taken`` with the same records once the copy has them.
-        """
-        found: list[tuple[int, bytes]] = []
-        marks: dict[str, Place] = {}
+    def fresh(self, records: Iterable[Incoming]) -> Fresh:
+        """Those that are no repetitions; to be followed by ``taken`` once the copy has them."""
+        found = Fresh()
         for record in records:
             headers = dict(record.headers)
             text = headers.get(PLACE, b"").decode("ascii", "replace")
             shape = _read(text)
-            if shape is None or not record.value.startswith(b"{"):
-                found.append((record.offset, record.value))
+            if shape is None or not record.value.startswith(b"{") or LATE in headers:
+                found.lines.append((record.offset, record.value))
                 continue
             source, place = shape
-            last = marks.get(source) or self._taken.get(source)
-            if LATE in headers:
-                found.append((record.offset, record.value))
-            elif last is None or place > last:
-                marks[source] = place
-                found.append(
-                    (record.offset, b'{"%b":"%b",%b' % (_ATTRIBUTE.encode(), text.encode(), record.value[1:]))
-                )
+            last = found.marks.get(source) or self._taken.get(source)
+            if last is not None and place <= last:
+                found.repeated += 1
+                continue
+            found.marks[source] = place
+            line = b'{"%b":"%b",%b' % (_ATTRIBUTE.encode(), text.encode(), record.value[1:])
+            found.lines.append((record.offset, line))
         return found
 
-    def taken(self, records: Sequence[Incoming], fresh: int) -> None:
-        """The copy has the records, of which so many were fresh."""
-        self.repeated += len(records) - fresh
-        for record in records:
-            headers = dict(record.headers)
-            if PLACE in headers and LATE not in headers:
-                _note(self._taken, headers[PLACE].decode("ascii", "replace"))
+    def taken(self, fresh: Fresh) -> None:
+        """The copy has them."""
+        self.repeated += fresh.repeated
+        self._taken.update(fresh.marks)
 
     # --- as a consumer of the copy --------------------------------------------------------------------
 

@@ -31,11 +31,11 @@ from optimizer.cluster.consuming import (
     require_topic,
     security_of,
     until,
-    wait_for_stop,
 )
 from optimizer.cluster.lanes import Lanes, Learners
 from optimizer.settings import KafkaSettings
 from optimizer.sinks.client import plain
+from optimizer.stopping import wait_for_stop
 
 _log = logging.getLogger(__name__)
 

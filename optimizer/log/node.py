@@ -73,6 +73,9 @@ class StateDirectory:
         self.config_history = root / "config" / "history"
         self.kafka_cursor_file = root / "kafka.cursor.json"
         self.dead_letter_file = root / "kafka.dead.jsonl"
+        self.forwarded_cursor_file = root / "forwarded.cursor.json"
+        self.shards_directory = root / "shards"
+        self.shard_count_file = root / "shards.count"
         # Only in a directory that goes with its processes; it says why there is no lasting one.
         self.ephemeral_file = root / "ephemeral"
         self._lock_file = root / "lock"

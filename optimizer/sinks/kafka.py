@@ -28,6 +28,7 @@ from optimizer.sinks.base import CursorFile, SinkStats
 from optimizer.sinks.batch import PackedBatch
 from optimizer.sinks.client import NotReady, Secrets, TooEarly, client_security, ensure_topic, plain
 from optimizer.sinks.shipment import Shipment
+from optimizer.stopping import wait_for_stop
 
 _log = logging.getLogger(__name__)
 
@@ -140,10 +141,10 @@ class KafkaShipper:
                         await self._ship(stop)
                 except BlockingIOError:
                     # A shipper with other settings is about to end.
-                    await _wait(stop, self._tuning.first_pause_s)
+                    await wait_for_stop(stop, self._tuning.first_pause_s)
                 except OSError as error:
                     self._failed(error)
-                    await _wait(stop, self._tuning.longest_pause_s)
+                    await wait_for_stop(stop, self._tuning.longest_pause_s)
         finally:
             self.stats.up = False
 
@@ -167,7 +168,7 @@ class KafkaShipper:
                     if self._failed(error):
                         _log.exception("unexpected error while shipping to Kafka")
                 if not stop.is_set():
-                    await _wait(stop, self._pause_s * self._rng.uniform(0.5, 1.0))
+                    await wait_for_stop(stop, self._pause_s * self._rng.uniform(0.5, 1.0))
                     self._pause_s = min(self._pause_s * 2, self._tuning.longest_pause_s)
         finally:
             self._save()
@@ -209,7 +210,7 @@ class KafkaShipper:
                     if stopping:
                         break
                     self.stats.lag_bytes = 0
-                    await _wait(stop, self._tuning.idle_s)
+                    await wait_for_stop(stop, self._tuning.idle_s)
         finally:
             await _discard(producer, limit)
 
@@ -371,14 +372,6 @@ def _retrieve(future: "asyncio.Future[Any]") -> None:
     """Look at an outcome that nobody waits for any more, or asyncio would report it as forgotten."""
     if not future.cancelled():
         future.exception()
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    """Until ``stop`` is set, at most ``seconds``."""
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return
 
 
 async def _discard(producer: Any, limit_s: float) -> None:

@@ -33,7 +33,7 @@ class Journal:
             bounds=WriterBounds(segment_bytes=segment_bytes),
         )
 
-    def write(self, type_: str, data: Mapping[str, Any], *, event_id: str | None = None) -> bool:
+    def write(self, type_: str, data: Mapping[str, Any], event_id: str | None = None) -> bool:
         """Append one event; False when it is known to be lost. Without ``event_id`` it gets one unique for ever."""
         self._written += 1
         name = event_id if event_id is not None else f"{self._name}-{self._written:x}"

@@ -85,7 +85,7 @@ class KafkaSide:
         genuine: Callable[[str], object] = partial(verify, key=core.state.id_key)
         return FeedbackIntake(
             settings.kafka,
-            journal=lambda type_, data, event_id: core.journal.write(type_, data, event_id=event_id),
+            journal=core.journal.write,
             verify=lambda request_id: genuine(request_id) is not None,
             resolve=core.ingest.responses.lookup,
             ask=self._answered,

@@ -170,7 +170,7 @@ class Learning:
         drift = DriftWatch(
             lessons=learner.lessons,
             forget=Forgetting(learner, self.ingest.reset),
-            journal=lambda type_, data, event_id: self._journal.write(type_, data, event_id=event_id),
+            journal=self._journal.write,
             now=self._now,
         )
         drift.configure(settings)

@@ -97,7 +97,7 @@ class Optimizing:
         self.controller = Controller(
             self.book,
             store=self.store,
-            journal=lambda type_, data, event_id: journal.write(type_, data, event_id=event_id),
+            journal=journal.write,
             sync_log=partial(asyncio.to_thread, _sync, LogSyncer([journal.log_directory])),
             publish=self._publish,
             settings=settings,

@@ -12,6 +12,7 @@ from loadtests.cluster import ledger, page
 from loadtests.cluster.__main__ import REQUESTS, SCENES, SEEDS
 from loadtests.cluster.convergence import HORIZON, NODES, STALENESS_S, until_share
 from loadtests.cluster.shipping import fill
+from loadtests.markdown import read, rendered
 from optimizer.cluster.sharding import shard_of
 from optimizer.log.reader import LogReader
 
@@ -24,13 +25,13 @@ def test_the_page_shows_the_kept_results():
     text = (ROOT / page.PAGE).read_text("utf-8")
 
     assert set(page.TABLES) == set(SCENES)
-    assert all(f"<!-- cluster: {name} -->" in text for name in SCENES)
-    assert page.rendered(text, page.read(ROOT / page.KEPT)) == text
+    assert all(f"<!-- figures: {name} -->" in text for name in SCENES)
+    assert rendered(text, read(ROOT / page.KEPT), page.TABLES) == text
 
 
 def test_what_is_kept_held():
     """A figure that missed what was asked of it is not kept as if nothing had happened."""
-    results = page.read(ROOT / page.KEPT)
+    results = read(ROOT / page.KEPT)
 
     if "convergence" in results:
         assert len(results["convergence"]["rows"]) == len(NODES) * len(STALENESS_S)

@@ -110,7 +110,7 @@ class Assembly:
         Raises:
             ValueError: It can't; the message names the route.
         """
-        self._publisher.build(settings, NoEvidence(), version=0, now=0.0)
+        self._base_of(settings)
 
     def offer(self, piece: Piece) -> bool:
         """Take what an owner published, unless it is older than what is here; whether it was taken."""
@@ -210,10 +210,7 @@ class Assembly:
                         os.unlink(item.path)
 
     def _built(self, settings: Settings) -> RoutingTable:
-        if self._base is None or self._base[0] is not settings:
-            base = self._publisher.build(settings, NoEvidence(), version=0, now=self._now())
-            self._base = (settings, base)
-        base = self._base[1]
+        base = self._base_of(settings)
         return replace(
             base,
             version=self._version + 1,
@@ -221,6 +218,13 @@ class Assembly:
             routes=tuple(self._chosen(route, settings) for route in base.routes),
             overlays=self._overlays(),
         )
+
+    def _base_of(self, settings: Settings) -> RoutingTable:
+        """The table as the configuration alone has it."""
+        if self._base is None or self._base[0] is not settings:
+            base = self._publisher.build(settings, NoEvidence(), version=0, now=self._now())
+            self._base = (settings, base)
+        return self._base[1]
 
     def _chosen(self, own: Route, settings: Settings) -> Route:
         shard = self._shard_of(own.name)

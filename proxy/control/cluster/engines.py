@@ -13,6 +13,7 @@ from optimizer.cluster.forwarding import Forwarder, Receiver
 from optimizer.cluster.membership import GroupListener, GroupMember
 from optimizer.cluster.redis_link import RedisLink
 from optimizer.ids import verify
+from optimizer.learner import LearnerLimits
 from optimizer.log.node import StateDirectory
 from optimizer.log.reader import LogReader
 from optimizer.settings import Settings
@@ -21,8 +22,6 @@ from proxy.control.cluster.facts import EngineFacts
 from proxy.control.journal import Journal
 from proxy.control.tasks import Tasks
 
-LATE_S: Final = 30 * 86400.0
-"""For so long after a decision its feedback is taken, as the learner does."""
 MOST_UNSHIPPED_BYTES: Final = 4 * 1024 * 1024
 """With more than this on its way nobody else knows what this node's workers see."""
 
@@ -68,15 +67,15 @@ class Engines:
             LogReader(state.log_directory),
             node=state.node,
             verify=known,
-            cursor_file=state.path / "forwarded.cursor.json",
-            late_window_s=LATE_S,
+            cursor_file=state.forwarded_cursor_file,
+            late_window_s=LearnerLimits().late_window_s,
             clock=now,
         )
         self.receiver = Receiver(
             link,
             node=state.node,
             verify=known,
-            journal=lambda type_, data, event_id: journal.write(type_, data, event_id=event_id),
+            journal=journal.write,
         )
         self._stop = asyncio.Event()
         self._seen: dict[str, tuple[bool | None, float]] = {}

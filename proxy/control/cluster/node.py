@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from optimizer.cluster.consuming import Incoming
@@ -277,7 +276,7 @@ class Cluster:
         assert tasks is not None
         assert neighbours is not None
         return House(
-            directory=self._state.path / "shards",
+            directory=self._state.shards_directory,
             owner=f"{self._state.node:08x}",
             is_mine=lambda number, route: self.shard_of(route) == number,
             settings=lambda: self._settings,
@@ -374,7 +373,7 @@ class Cluster:
             _log.error("there are %d shards, not %d as this node believed", counted, self.shards)
         if self.shards != counted:
             self.shards = counted
-            replace_file(_count_file(self._state), b"%d\n" % counted)
+            replace_file(self._state.shard_count_file, b"%d\n" % counted)
             self._write_soon()
 
 
@@ -384,12 +383,8 @@ async def _run_after(before: "asyncio.Task[None] | None", shard: OwnedShard) -> 
     await shard.run()
 
 
-def _count_file(state: StateDirectory) -> Path:
-    return state.path / "shards.count"
-
-
 def _read_count(state: StateDirectory) -> int | None:
     try:
-        return int(_count_file(state).read_text("ascii"))
+        return int(state.shard_count_file.read_text("ascii"))
     except (FileNotFoundError, ValueError):
         return None

@@ -144,8 +144,8 @@ class OwnedShard:
         """
         if self._mirror is not None:
             fresh = self.marks.fresh(records)
-            self._mirror.append(fresh)
-            self.marks.taken(records, len(fresh))
+            self._mirror.append(fresh.lines)
+            self.marks.taken(fresh)
             self._delivered = records[-1].offset + 1
 
     # --- life -----------------------------------------------------------------------------------------
@@ -295,9 +295,9 @@ class OwnedShard:
         self._tasks.start()
         self.word = "is learned"
         async with asyncio.TaskGroup() as group:
-            for work in (ingest.run(), self._keep(), LogSyncer([state.log_directory]).run()):
+            syncer = LogSyncer([state.log_directory])
+            for work in (ingest.run(), self._keep(), syncer.run(), self._end_fenced(), self._end_moved()):
                 group.create_task(work)
-            group.create_task(self._watch())
 
     async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
         """What the database answers, however long that takes."""
@@ -308,16 +308,14 @@ class OwnedShard:
                 self.word = f"waits for the database: {error}"
                 await asyncio.sleep(RETRY_S)
 
-    async def _watch(self) -> None:
-        """Raise when the tenure is over, or has to begin anew."""
-        fenced, moved = asyncio.create_task(self.fenced.wait()), asyncio.create_task(self.moved.wait())
-        try:
-            await asyncio.wait({fenced, moved}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            fenced.cancel()
-            moved.cancel()
-        if self.fenced.is_set():
-            raise Fenced
+    async def _end_fenced(self) -> None:
+        """Raise when the tenure is over."""
+        await self.fenced.wait()
+        raise Fenced
+
+    async def _end_moved(self) -> None:
+        """Raise when the tenure has to begin anew."""
+        await self.moved.wait()
         while self._ingest is not None and self._ingest.step():
             pass  # What was read of the old topic is in no other copy.
         await self._save()
@@ -463,6 +461,6 @@ class _Fence(Journal):
         self._journal = journal
         self._fenced = fenced
 
-    def write(self, type_: str, data: Mapping[str, Any], *, event_id: str | None = None) -> bool:
+    def write(self, type_: str, data: Mapping[str, Any], event_id: str | None = None) -> bool:
         """See ``Journal``; True all the same, because nobody is to try again."""
-        return self._fenced.is_set() or self._journal.write(type_, data, event_id=event_id)
+        return self._fenced.is_set() or self._journal.write(type_, data, event_id)

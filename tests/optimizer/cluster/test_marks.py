@@ -28,9 +28,9 @@ def names(lines):
 
 
 def take(marks, records):
-    lines = marks.fresh(records)
-    marks.taken(records, len(lines))
-    return lines
+    fresh = marks.fresh(records)
+    marks.taken(fresh)
+    return fresh.lines
 
 
 @given(

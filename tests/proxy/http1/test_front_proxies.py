@@ -92,7 +92,10 @@ http {{
 }}
 """
 
+# One thread: with more, HAProxy 2.6 may leave a request in the queue of a server that has become idle.
 HAPROXY = """
+global
+  nbthread 1
 defaults
   mode http
   timeout connect 2s
