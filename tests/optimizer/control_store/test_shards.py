@@ -171,15 +171,16 @@ async def test_forgetting_while_owners_save(open_book, url):
     tenures = [await book.take(number, "node") for number, (_, book) in enumerate(stores)]
 
     async def save(book, tenure):
-        for _ in range(20):
+        for _ in range(200):
             try:
                 await book.save(tenure, LEFT)
             except Fenced:
                 return
 
     saving = [asyncio.create_task(save(book, t)) for (_, book), t in zip(stores, tenures, strict=True)]
-    await asyncio.sleep(0)
-    await stores[0][1].forget()
+    for book in (stores[0][1], stores[1][1], stores[2][1]):
+        await asyncio.sleep(0.02)
+        await book.forget()
     await asyncio.gather(*saving)
 
     for number, (_, book) in enumerate(stores):
