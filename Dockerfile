@@ -10,6 +10,8 @@ WORKDIR /source
 COPY pyproject.toml README.md ./
 COPY requirements/ requirements/
 COPY deploy/install.sh deploy/install.sh
+COPY deploy/packaging/ deploy/packaging/
+COPY ui/ ui/
 COPY policies/ policies/
 COPY optimizer/ optimizer/
 COPY proxy/ proxy/

@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
-SOURCES := proxy optimizer policies tests loadtests deploy
+SOURCES := proxy optimizer policies tests loadtests deploy monitoring
 # Half of the tests wait for processes; a file stays together, because its tests share them.
 PARALLEL := -n 2 --dist loadfile
 
@@ -36,8 +36,18 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 	@$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
 
+.PHONY: page
+page: $(VENV)/.runtime ## Build the operator's page (with its own Node.js, from the Python index, where the system has none)
+	@$(BIN)/python deploy/packaging/page.py ready || { echo "installing Node.js into $(VENV)"; $(PIP) install --require-hashes -r requirements/page.txt; }
+	@$(BIN)/python deploy/packaging/page.py build
+
+# The product works without its page, and says at /ui how to build it.
+.PHONY: page-if-possible
+page-if-possible: $(VENV)/.runtime
+	@$(MAKE) --no-print-directory -s page || echo "the page could not be built; everything else works without it"
+
 .PHONY: demo
-demo: $(VENV)/.runtime ## Watch the optimizer learn on three simulated models (no keys, no servers; DEMO="--keep" leaves it running)
+demo: page-if-possible ## Watch the optimizer learn on three simulated models (no keys, no servers; DEMO="--keep" leaves it running)
 	@$(BIN)/llm-optimizer demo $(DEMO)
 
 .PHONY: cluster-demo
@@ -45,7 +55,7 @@ cluster-demo: $(VENV)/.dev ## Two nodes with Kafka, Redis and PostgreSQL: canary
 	@$(BIN)/python -m deploy.demo $(CLUSTER_DEMO)
 
 .PHONY: serve
-serve: $(VENV)/.runtime ## Run the product with config.yaml
+serve: page-if-possible ## Run the product with config.yaml
 	@$(BIN)/llm-optimizer serve --config config.yaml
 
 .PHONY: system
@@ -59,22 +69,50 @@ lint: $(VENV)/.dev
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
+.PHONY: page-check
+page-check: $(VENV)/.dev page
+	@$(BIN)/python deploy/packaging/page.py check
+
 .PHONY: format
 format: $(VENV)/.dev ## Format the sources and apply safe fixes
 	@$(BIN)/ruff format -q $(SOURCES)
 	@$(BIN)/ruff check -q --fix $(SOURCES) || true
 
 .PHONY: check
-check: lint ## The fast part of the tests (< 2 minutes)
-	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow and not nodes"
+check: lint page-check ## The fast part of the tests (< 2 minutes)
+	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow and not long and not nodes"
 
 .PHONY: test
-test: system lint ## Everything but test-nodes: format, lint, types, import contracts, tests (< 15 minutes)
-	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not nodes"
+test: system lint page-check ## What CI runs: format, lint, types, import contracts, tests (< 15 minutes)
+	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not long and not nodes"
+
+.PHONY: test-long
+test-long: system $(VENV)/.dev ## Tests that take half a minute and more each: soak, kills at random moments, whole strategies
+	@$(BIN)/python -m pytest -q $(PARALLEL) -m long
 
 .PHONY: test-nodes
 test-nodes: system $(VENV)/.dev ## Clusters of real processes on Kafka, Redis and PostgreSQL: takeovers, faults, the demo (10 minutes)
 	@$(BIN)/python -m pytest -q $(PARALLEL) -m nodes
+
+# Clients bring pins of their own, so they live in an environment of their own.
+$(VENV)/clients/.made: requirements/clients.txt | $(VENV)/bin/python
+	@echo "installing other clients into $(VENV)/clients (hashes checked)"
+	@$(PYTHON) -m venv $(VENV)/clients
+	@$(VENV)/clients/bin/python -m pip --disable-pip-version-check --no-input -q install --require-hashes -r $<
+	@touch $@
+
+tests/clients/node/node_modules/.made: tests/clients/node/package-lock.json
+	@cd tests/clients/node && npm ci --ignore-scripts --no-update-notifier --loglevel=error
+	@touch $@
+
+.PHONY: node-clients
+node-clients:
+	@command -v npm > /dev/null || { echo "no npm here: clients for Node.js are left out"; exit 0; }; \
+	  $(MAKE) --no-print-directory -s tests/clients/node/node_modules/.made
+
+.PHONY: test-clients
+test-clients: $(VENV)/.dev $(VENV)/clients/.made node-clients ## Run the clients of docs/clients.md against the product (LangChain, LlamaIndex, litellm, the AI SDK, official SDKs)
+	@$(BIN)/python -m pytest -q tests/clients
 
 .PHONY: figures
 figures: $(VENV)/.dev ## Measure every number of loadtests/RESULTS.md again (resumable; see loadtests/README.md)

@@ -8,9 +8,13 @@ command -v haproxy >/dev/null 2>&1 || [ -x /usr/sbin/haproxy ] || needed+=(hapro
 command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || needed+=(postgresql)
 command -v pgbouncer >/dev/null 2>&1 || [ -x /usr/sbin/pgbouncer ] || needed+=(pgbouncer)
 command -v redis-server >/dev/null 2>&1 || needed+=(redis-server)
+# promtool checks and tests what is in monitoring/prometheus; the server watches one test. Its service is not wanted.
+command -v promtool >/dev/null 2>&1 || needed+=(prometheus)
 # Maven only fetches the jars of Kafka (deploy/kafka), once.
 command -v java >/dev/null 2>&1 || needed+=(openjdk-17-jre-headless)
 command -v mvn >/dev/null 2>&1 || needed+=(maven)
+# The operator's page is looked at in a real browser (tests/page).
+command -v chromium >/dev/null 2>&1 || needed+=(chromium)
 command -v curl >/dev/null 2>&1 || needed+=(curl)
 [ "${#needed[@]}" -eq 0 ] && exit 0
 if [ -n "${CI:-}" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -104,6 +104,7 @@ class Child:
         environ: Mapping[str, str] | None = None,
         name: str = "",
         pass_fds: Sequence[int] = (),
+        cwd: Path = ROOT,
     ) -> None:
         self.name = name or Path(command[0]).name
         self.log_path = log
@@ -114,7 +115,7 @@ class Child:
             ["taskset", "-c", str(core), *command],
             stdout=subprocess.PIPE,
             stderr=self._log,
-            cwd=ROOT,
+            cwd=cwd,
             env={**os.environ, **(environ or {})},
             start_new_session=True,
             pass_fds=pass_fds,

@@ -89,14 +89,14 @@ def product(
         yield Proxy("product", port, workers, others, child)
 
 
-def wait_ready(child: Child, port: int, *, interval_s: float = 0.02) -> float:
+def wait_ready(child: Child, port: int, *, interval_s: float = 0.02, seconds: float = READY_S) -> float:
     """Seconds from the start of the process until ``/health/ready`` says 200.
 
     Raises:
         Failed: If the process ends or is not ready in time.
     """
     url = f"http://127.0.0.1:{port}/health/ready"
-    while time.monotonic() < child.started_at + READY_S:
+    while time.monotonic() < child.started_at + seconds:
         if child.process.poll() is not None:
             raise Failed(f"serve ended with {child.process.returncode}:\n{_tail(child)}")
         try:
@@ -106,7 +106,7 @@ def wait_ready(child: Child, port: int, *, interval_s: float = 0.02) -> float:
         except (urllib.error.URLError, OSError):
             pass
         time.sleep(interval_s)
-    raise Failed(f"serve was not ready within {READY_S:g} s:\n{_tail(child)}")
+    raise Failed(f"serve was not ready within {seconds:g} s:\n{_tail(child)}")
 
 
 def worker_pids(child: Child) -> tuple[int, ...]:

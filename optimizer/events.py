@@ -14,7 +14,7 @@ OpenTelemetry's GenAI attributes; everything else is our own.
 ========================= ==========================================================================
 route, table_version      where the decision was made; ``route`` null for pass-through requests
 requested_model           the client's ``model`` field
-endpoint, stream          ``chat|completions|embeddings|responses|other``; bool
+endpoint, stream          ``chat|completions|embeddings|responses|messages|other``; bool
 side, side_probability    ``control|candidate`` and its probability for this unit; ``rollout`` id or null
 guard_lost                true when a candidate draw was sent to control because nobody guards it
 stopped                   true when it was because this worker stopped the candidate (a hard stop)
@@ -22,7 +22,8 @@ unserved                  true when it was because no arm of the candidate could
 arm, baseline_arm         arm ids (of the *first*, decided attempt); null when nothing was decided
 model, variant            configuration names; ``model_key``/``variant_key`` the statistics identity
 selector                  selector id; ``policy`` its name
-propensity                P(arm | side, eligible set)
+cached                    true when the answer was kept from an earlier request, ``cached_from`` (its id), else absent
+propensity                P(arm | side, eligible set); absent when ``cached``
 probabilities             full vector over ``arms`` of the side when <= 32 arms, else absent and
                           ``vector`` = id of a ``selector.v1`` event
 arms                      ids the vector refers to (only when <= 32)
@@ -36,7 +37,7 @@ sampling_rate             on routes with a judge: the share of requests drawn fo
                           this one was
 filtered                  {arm id: reason} of arms not eligible
 reason                    ``bandit|pinned|single|plain|home|embeddings|passthrough|fallback``, or
-                          ``undecided`` when it was refused before a decision
+                          ``undecided`` when it was refused before a decision, ``cached`` when nobody was asked
 randomised                true when the arm was drawn with the logged propensity
 unit                      ``request|header|user``; ``unit_hash`` keyed hash or absent
 outcome                   one of ``OUTCOMES``; ``status`` HTTP status sent to the caller
@@ -58,6 +59,9 @@ request_bytes, response_bytes
 skipped_events            events of a stream that were no JSON and were left out, when there were any
 signals                   {"empty": 0|1, "refusal": 0|1, "json_valid": 0|1} where they apply
 upstream_request_id       the provider's own id
+trace_id, trace_flags     of the W3C trace that the request belongs to, if it does; ``parent_span_id`` the caller's
+                          span, if there is one, and with tracing on ``span_id`` the request's own; rows of ``attempts`` have
+                          ``span_id`` and ``at_ms`` (when it began, after ``started_ms``) then
 ========================= ==========================================================================
 
 With **several attempts** each row of ``attempts`` has besides: ``why`` (one of ``WHYS``), model, model_key,
@@ -69,7 +73,8 @@ are what the caller waited, so the serving arm's own time is the last row's ``ms
 What they teach: an attempt that failed teaches success 0 to its own arm, unless its status is 4xx other than 408 or its
 error is ``client_gone``, ``overloaded`` or ``hedged``. The last one, if the request completed, teaches success,
 validity, cost and latency from its own numbers. With ``continued`` it teaches success only, and feedback on that
-request teaches nothing. See ``optimizer.reward``.
+request teaches nothing. With ``cached`` ``arm`` is who once gave the answer; there are no ``attempts`` and no usage,
+``cost_usd`` is 0, and neither the request nor feedback on it teaches anything. See ``optimizer.reward``.
 
 ``feedback.v1`` (id = hash of request, metric and source): request_id, metric, value (float), source, comment_bytes.
 

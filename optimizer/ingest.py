@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import orjson
 
 from optimizer import events
+from optimizer.history_rings import HistoryRings
 from optimizer.ids import RequestId, verify
 from optimizer.learner import Joined, Learner, LearnerLimits, Reprice
 from optimizer.linear_statistics import LinearStatistics
@@ -25,6 +26,7 @@ from optimizer.log.node import StateDirectory
 from optimizer.log.position_index import PositionIndex, find_gaps, rebuild
 from optimizer.log.reader import Entry, LogReader
 from optimizer.log.segment import EventReader, Position
+from optimizer.log.walk import Earlier
 from optimizer.relearn import Relearn
 from optimizer.reprice import CostRebuild
 from optimizer.response_index import ResponseIndex
@@ -117,6 +119,7 @@ class Ingest:
         most_bytes: int = MOST_BYTES,
         indexes: bool = True,
         joined: Joined | None = None,
+        earlier: Earlier | None = None,
     ) -> None:
         """Open the node's learned state and continue where it was saved; a step reads ``most_bytes`` at most.
 
@@ -128,6 +131,7 @@ class Ingest:
             indexes: Whether decisions are found again by their position. Not so in a shard of a cluster: its log holds
                 what many nodes decided, and feedback comes with its decision.
             joined: In a cluster the node's own log is not learned from: joined feedback goes there, see ``Learner``.
+            earlier: What the log had before its files begin, for those who walk all of it.
 
         Raises:
             StoreError: If the database was written by a newer program.
@@ -138,10 +142,7 @@ class Ingest:
         loaded = self.store.load()
         self._snapshots = loaded.snapshots
         self._verify = partial(_verify, key=state.id_key)
-        self._index_directory, self._log_directory = state.index_directory, state.log_directory
-        self.positions = PositionIndex(state.index_directory)
-        self.reader = LogReader(state.log_directory)
-        self.responses = ResponseIndex(self.store.connection)
+        self._open(state)
         self.statistics: Statistics = loaded.statistics
         self.linear: LinearStatistics = loaded.linear
         decisions = LoggedDecisions(self.positions, EventReader(state.log_directory))
@@ -160,8 +161,8 @@ class Ingest:
         self.cursor: Mapping[str, tuple[int, int]] = loaded.cursor
         self.counts: Counter[str] = Counter()
         self._restore_counts()
-        self.rebuild = CostRebuild(self.learner, LogReader(state.log_directory))
-        self.relearning = Relearn(self.learner, LogReader(state.log_directory), decisions)
+        self.rebuild = CostRebuild(self.learner, LogReader(state.log_directory), earlier)
+        self.relearning = Relearn(self.learner, LogReader(state.log_directory), decisions, earlier)
         self._restore_rebuilds()
         self._consumers: list[Consumer] = []
         self._most_bytes = most_bytes
@@ -334,6 +335,14 @@ class Ingest:
 
     # --- inside -------------------------------------------------------------------------------------
 
+    def _open(self, state: StateDirectory) -> None:
+        """What lies beside the learned state, and what is written with it."""
+        self._index_directory, self._log_directory = state.index_directory, state.log_directory
+        self.positions = PositionIndex(state.index_directory)
+        self.reader = LogReader(state.log_directory)
+        self.responses = ResponseIndex(self.store.connection)
+        self.history = HistoryRings(self.store.connection, now=self._clock)
+
     def _take(self, entry: Entry) -> None:
         position = entry.position
         try:
@@ -389,7 +398,7 @@ class Ingest:
             snapshots=self._take_snapshots(),
             linear=self.linear.changes(now),
         )
-        self.store.commit(step, (self.responses,))
+        self.store.commit(step, (self.responses, self.history))
         self.statistics.stored()
         self.linear.stored()
         self.learner.stored()

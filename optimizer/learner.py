@@ -25,6 +25,7 @@ from optimizer.statistics import Statistics
 from optimizer.store import Identity, Waiting
 from optimizer.timeline import FUTURE_S, RouteArm
 from optimizer.vectors import InvalidVector, Revision, Vector, vectors_of
+from policies.types import Moments
 
 _log = logging.getLogger(__name__)
 
@@ -202,12 +203,12 @@ class Learner:
         """Whether events of another price version can be priced again."""
         return self._reprice is not None
 
-    def mean_cost_usd(self, route: str, arm_id: str, *, at: float) -> float | None:
-        """Mean cost of a completed request on a configured arm, None when it is unknown."""
+    def cost_usd(self, route: str, arm_id: str, *, at: float) -> Moments | None:
+        """Cost of a completed request on a configured arm, None when it is unknown."""
         arm = self._arms.get((route, arm_id))
         if arm is None:
             return None
-        return self.statistics.mean_cost_usd((route, arm.model_key, arm.variant_key), now=at)
+        return self.statistics.cost_usd((route, arm.model_key, arm.variant_key), now=at)
 
     # --- learning -----------------------------------------------------------------------------------
 
@@ -359,6 +360,8 @@ class Learner:
             self.counts["feedback_not_optimized"] += 1
         elif decision.get("outcome") != events.COMPLETED:
             self.counts["feedback_not_completed"] += 1
+        elif reward.is_cached(decision):
+            self.counts["feedback_cached"] += 1
         elif reward.is_continued(decision):
             self.counts["feedback_continued"] += 1
         elif reward.is_quality(signal) and reward.is_certain_failure(decision):

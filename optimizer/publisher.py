@@ -17,7 +17,18 @@ from optimizer.evidence import EvidenceSource
 from optimizer.indexing import is_steered
 from optimizer.rollouts.overlays import RouteOverlay, effective, plain_overlays
 from optimizer.rollouts.records import Optimization
-from optimizer.routing import CANDIDATE, CONTROL, Features, Route, RoutingTable, Sampling, Selector, Side
+from optimizer.routing import (
+    CANDIDATE,
+    CONTROL,
+    REDIS,
+    CacheStore,
+    Features,
+    Route,
+    RoutingTable,
+    Sampling,
+    Selector,
+    Side,
+)
 from optimizer.settings import FLOOR, STEERED_FLOOR, RouteSettings, Settings
 from policies.registry import POLICIES
 from policies.types import ArmEvidence, Goal, PolicyParams
@@ -107,6 +118,16 @@ def route_salt(name: str) -> str:
     return blake2b(name.encode(), digest_size=16, person=b"route-salt").hexdigest()
 
 
+def cache_store(settings: Settings) -> CacheStore | None:
+    """Where workers keep answers beside their own memory; None if no route does."""
+    redis = settings.redis
+    used = any(route.caching is not None and route.caching.store == REDIS for route in settings.routes)
+    if redis is None or not used:
+        return None
+    name = settings.cluster.name if settings.cluster is not None else "default"
+    return CacheStore(redis.url, name, redis.max_connections)
+
+
 def _number(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(), digest_size=8, person=b"route-seed").digest(), "big")
 
@@ -192,6 +213,8 @@ class Publisher:
             guard_lease_s=settings.guard_lease_s,
             segment_bytes=settings.retention.segment_bytes,
             overlays=plain_overlays(records),
+            cache_store=cache_store(settings),
+            trace_rate=settings.tracing.sample_rate if settings.tracing is not None else None,
         )
 
     def _route(self, overlay: RouteOverlay, source: EvidenceSource, *, now: float) -> Route:
@@ -214,6 +237,7 @@ class Publisher:
             guarding=overlay.guarding,
             features=self._features(settings, candidate),
             sampling=Sampling(judge.rate, judge.max_content_bytes) if judge is not None else None,
+            caching=settings.caching,
         )
 
     def _features(self, *sides: RouteSettings | None) -> Features | None:

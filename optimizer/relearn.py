@@ -18,6 +18,7 @@ from optimizer.learner import Learner
 from optimizer.linear_statistics import LinearStatistics
 from optimizer.log.reader import Entry, LogReader
 from optimizer.log.segment import Position
+from optimizer.log.walk import Earlier, Walk
 from optimizer.store import Cursor, Identity
 from optimizer.vectors import Revision
 
@@ -38,7 +39,7 @@ class FoundDecisions(Protocol):
         ...
 
 
-class _Earlier:
+class _Before:
     """The decisions that stand before a cursor. Implements ``learner.Decisions``."""
 
     def __init__(self, found: FoundDecisions, until: Cursor) -> None:
@@ -53,24 +54,28 @@ class _Earlier:
         return self._found.find(request_id, request)
 
 
-class _Walk:
+class _Lessons:
     """One walk over the log before ``until``, into a learner of its own."""
 
     def __init__(
-        self, route: str, revision: Revision, learner: Learner, found: FoundDecisions, until: Cursor
+        self,
+        route: str,
+        revision: Revision,
+        learner: Learner,
+        found: FoundDecisions,
+        *,
+        until: Cursor,
+        walk: Walk,
     ) -> None:
         self.route = route
         self.revision = revision
-        self.until = dict(until)
-        self.at: Cursor = {}
+        self.walk = walk
         self._seen: dict[Identity, None] = {}
         self._mark = b'"route":' + orjson.dumps(route)
-        self._learner = learner.apprentice(_Earlier(found, self.until), was_seen=self._seen.__contains__)
+        self._learner = learner.apprentice(_Before(found, until), was_seen=self._seen.__contains__)
         self._learner.set_revision(route, revision)
 
     def take(self, entry: Entry) -> None:
-        if (entry.segment, entry.offset) >= self.until.get(entry.source, (0, 0)):
-            return
         if self._mark not in entry.line and _FEEDBACK_MARK not in entry.line:
             return
         try:
@@ -86,9 +91,6 @@ class _Walk:
             del self._seen[next(iter(self._seen))]
         self._learner.stored()
 
-    def is_done(self) -> bool:
-        return all(self.at.get(source, until) >= until for source, until in self.until.items())
-
     def learned(self) -> LinearStatistics:
         return self._learner.linear
 
@@ -98,15 +100,18 @@ class Relearn:
 
     name = "relearn"
 
-    def __init__(self, learner: Learner, reader: LogReader, found: FoundDecisions) -> None:
-        """Work on ``learner``'s linear statistics with a ``reader`` of its own."""
+    def __init__(
+        self, learner: Learner, reader: LogReader, found: FoundDecisions, earlier: Earlier | None = None
+    ) -> None:
+        """Work on ``learner``'s linear statistics with a ``reader`` of its own, and what the log had before that."""
         self.finished = 0
         self._learner = learner
         self._reader = reader
         self._found = found
+        self._earlier = earlier
         self._waiting: dict[str, Revision] = {}
         self._done: dict[str, str] = {}
-        self._walk: _Walk | None = None
+        self._lessons: _Lessons | None = None
 
     @property
     def pending(self) -> dict[str, str]:
@@ -126,31 +131,35 @@ class Relearn:
             return
         self._done.pop(route, None)
         self._waiting[route] = revision
-        if self._walk is not None and self._walk.route == route:
+        if self._lessons is not None and self._lessons.route == route:
             self.postpone()
 
     def postpone(self) -> None:
         """Begin the present walk again later: prices have changed, and with them what the log says."""
-        if self._walk is not None:
-            self._learner.set_revision(self._walk.route, None)
-            self._walk = None
+        if self._lessons is not None:
+            self._learner.set_revision(self._lessons.route, None)
+            self._lessons = None
 
     def step(self, max_bytes: int, cursor: Cursor) -> bool:
-        """Walk a portion further, ``cursor`` is where the learner has read up to; False when there was nothing to do.
+        """Walk a portion further, ``cursor`` is where the learner has read up to.
+
+        False when there was nothing to do, or what the log had earlier is awaited.
 
         Raises:
             OSError: If the log can not be read now; call again.
         """
         if not self._waiting:
             return False
-        walk = self._walk = self._walk or self._begin(cursor)
-        batch = self._reader.poll(walk.at, max_bytes)
-        for entry in batch.entries:
-            walk.take(entry)
-        walk.at = batch.cursor
-        walk.rest()
-        if not batch.more or walk.is_done():
-            self._finish(walk)
+        if self._lessons is None:
+            if self._earlier is not None and not self._earlier.fetched():
+                return False
+            self._lessons = self._begin(cursor)
+        lessons = self._lessons
+        for entry in lessons.walk.poll(max_bytes):
+            lessons.take(entry)
+        lessons.rest()
+        if lessons.walk.is_over:
+            self._finish(lessons)
         return True
 
     def snapshot(self) -> bytes:
@@ -168,18 +177,22 @@ class Relearn:
             raise ValueError(f"no versions by route: {done!r}")
         self._done = done
 
-    def _begin(self, cursor: Cursor) -> _Walk:
+    def _begin(self, cursor: Cursor) -> _Lessons:
         route, revision = next(iter(self._waiting.items()))
         # Whatever the version has is in the log before the cursor, too.
         self._learner.linear.drop_version(route, revision.version)
-        walk = _Walk(route, revision, self._learner, self._found, cursor)
+        earlier = self._earlier.reader() if self._earlier is not None else None
+        walk = Walk(self._reader, cursor, earlier)
+        lessons = _Lessons(route, revision, self._learner, self._found, until=cursor, walk=walk)
         self._learner.set_revision(route, revision)
-        return walk
+        return lessons
 
-    def _finish(self, walk: _Walk) -> None:
-        self._learner.linear.merge(walk.learned(), only=(walk.route, walk.revision.version))
-        self._learner.dirty_routes.add(walk.route)
-        self._done[walk.route] = walk.revision.version
-        del self._waiting[walk.route]
-        self._walk = None
+    def _finish(self, lessons: _Lessons) -> None:
+        self._learner.linear.merge(lessons.learned(), only=(lessons.route, lessons.revision.version))
+        self._learner.dirty_routes.add(lessons.route)
+        self._done[lessons.route] = lessons.revision.version
+        del self._waiting[lessons.route]
+        self._lessons = None
+        if self._earlier is not None and not self._waiting:
+            self._earlier.forget()
         self.finished += 1

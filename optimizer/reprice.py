@@ -3,8 +3,8 @@
 Costs are learned under the price version they were computed with. When an arm's price changes, everything
 the log still has is priced again under the new version, beside the ordinary reading and in slices; until
 that is done the old posterior is read. The events up to the cursor at the moment of the change are the
-rebuild's, all later ones are the learner's, so each counts once; which arms are still to be done is saved
-with the cursor.
+rebuild's, all later ones are the learner's, so each counts once. A rebuild that was cut off begins again with what is
+the log then, wherever that is; which arms are still to be done is saved.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from optimizer import events, reward
 from optimizer.learner import Learner
 from optimizer.linear_statistics import DONE, LinearStatistics
 from optimizer.log.reader import Entry, LogReader
+from optimizer.log.walk import Earlier, Walk
 from optimizer.statistics import Statistics
 from optimizer.store import Cursor
 from optimizer.timeline import RouteArm
@@ -27,15 +28,16 @@ class CostRebuild:
 
     name = "cost_rebuild"
 
-    def __init__(self, learner: Learner, reader: LogReader) -> None:
-        """Work on ``learner``'s statistics with a ``reader`` of its own."""
+    def __init__(self, learner: Learner, reader: LogReader, earlier: Earlier | None = None) -> None:
+        """Work on ``learner``'s statistics with a ``reader`` of its own, and with what the log had before it begins."""
         self.rebuilt = 0
         self._learner = learner
         self._reader = reader
+        self._earlier = earlier
         self._known: dict[RouteArm, str] = {}
         self._pending: set[RouteArm] = set()
         self._until: dict[str, tuple[int, int]] = {}
-        self._at: Cursor = {}
+        self._walk: Walk | None = None
         self._scratch: tuple[Statistics, LinearStatistics] | None = None
 
     @property
@@ -52,35 +54,37 @@ class CostRebuild:
         versions = self._learner.price_versions
         changed = {arm for arm, version in versions.items() if self._known.get(arm, version) != version}
         self._known.update(versions)
-        if changed and self._learner.can_reprice:
+        if (changed or self._pending) and self._learner.can_reprice:
             self._pending |= changed
+            # The cursor of when it was begun may be a place in another owner's log.
             self._until = dict(cursor)
-            # Going back to an earlier price: what it had learned is among what is counted again.
+            # What was learned under the price meanwhile, or earlier, is among what is counted again.
             for arm in self._pending & versions.keys():
                 for signal in _signals(versions[arm]):
                     self._learner.statistics.drop_signal(arm, signal)
                     self._learner.linear.drop_signal(arm, signal)
         self._pending &= versions.keys()
-        self._at, self._scratch = {}, None
+        self._walk = self._scratch = None
         self._read_versions()
 
     def step(self, max_bytes: int) -> bool:
-        """Price some more events again; False when there was nothing to do.
+        """Price some more events again; False when there was nothing to do, or what the log had earlier is awaited.
 
         Raises:
             OSError: If the log can not be read now; call again.
         """
         if not self._pending:
             return False
-        if self._scratch is None:
+        if self._walk is None or self._scratch is None:
+            if self._earlier is not None and not self._earlier.fetched():
+                return False
             scratch = self._learner.statistics.sibling()
             self._scratch = scratch, LinearStatistics(scratch)
-        batch = self._reader.poll(self._at, max_bytes)
-        for entry in batch.entries:
-            if (entry.segment, entry.offset) < self._until.get(entry.source, (0, 0)):
-                self._take(entry, *self._scratch)
-        self._at = batch.cursor
-        if not batch.more or self._is_done():
+            earlier = self._earlier.reader() if self._earlier is not None else None
+            self._walk = Walk(self._reader, self._until, earlier)
+        for entry in self._walk.poll(max_bytes):
+            self._take(entry, *self._scratch)
+        if self._walk.is_over:
             self._finish(*self._scratch)
         return True
 
@@ -123,9 +127,6 @@ class CostRebuild:
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return  # It was counted as malformed when it was read first.
 
-    def _is_done(self) -> bool:
-        return all(self._at.get(source, until) >= until for source, until in self._until.items())
-
     def _finish(self, scratch: Statistics, linear: LinearStatistics) -> None:
         for row in scratch.rows():
             self._learner.statistics.add_row(row)
@@ -133,7 +134,9 @@ class CostRebuild:
         self._learner.dirty_routes.update(arm[0] for arm in self._pending)
         self._pending.clear()
         self._until = {}
-        self._at, self._scratch = {}, None
+        self._walk = self._scratch = None
+        if self._earlier is not None:
+            self._earlier.forget()
         self.rebuilt += 1
         self._read_versions()
 

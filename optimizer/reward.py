@@ -12,9 +12,9 @@ censored         none (upstream 429, caller hung up, our own overload or shutdow
 Of several attempts each is judged by how it ended itself: those that failed teach success 0 to their own arms
 (not when the caller, a quota or we ourselves were at fault), and the last one, if it served the caller, teaches
 its own cost and duration, without the waiting before. A cut stream that another arm continued teaches that arm
-success and nothing else: nobody can tell whose the answer was. Only ``request.v1`` rows with a route teach.
-Whether the arm was drawn or pinned does not matter here: cost, latency and failures are facts about the arm; who
-needs randomised rows (tests, off-policy evaluation) reads them from the log.
+success and nothing else: nobody can tell whose the answer was. A kept answer that is given again teaches nothing. Only
+``request.v1`` rows with a route teach. Whether the arm was drawn or pinned does not matter here: cost, latency and
+failures are facts about the arm; who needs randomised rows (tests, off-policy evaluation) reads them from the log.
 
 A reply that is empty, or no JSON although JSON was asked for, is a *certain failure*: its quality is 0
 whatever anybody says later. Such failures are always seen while good replies are rated rarely, so they are
@@ -105,7 +105,7 @@ def lessons(
         keys_of: (model key, variant key) of an arm id of the event's route, for attempts on other arms.
         cost_of: The lessons of the request's cost when it was served by an arm; usually ``cost_lessons``.
     """
-    if not data.get("route"):
+    if not data.get("route") or is_cached(data):
         return []
     outcome = data.get("outcome")
     attempts: Sequence[Mapping[str, Any]] = data.get("attempts") or []
@@ -141,6 +141,11 @@ def serving_arm(data: Mapping[str, Any], keys_of: Callable[[str], ArmKeys | None
 def is_continued(data: Mapping[str, Any]) -> bool:
     """True if several arms wrote the answer, one after the other, so that no quality can be told of any."""
     return bool(data.get("continued"))
+
+
+def is_cached(data: Mapping[str, Any]) -> bool:
+    """True if the answer had been given to an earlier request, from which all there is to learn was learned."""
+    return bool(data.get("cached"))
 
 
 def serving_cost(data: Mapping[str, Any]) -> tuple[Any, str]:

@@ -14,10 +14,14 @@ CHAT = "chat"
 COMPLETIONS = "completions"
 EMBEDDINGS = "embeddings"
 RESPONSES = "responses"
-ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)
+MESSAGES = "messages"
+ENDPOINTS = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, MESSAGES)
 
 CONTROL = "control"
 CANDIDATE = "candidate"
+
+MEMORY = "memory"
+REDIS = "redis"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,8 @@ class Model:
 
     ``key`` is the hash of (upstream origin, model id): the identity under which knowledge is kept.
     ``capabilities`` is a subset of {"tools", "vision", "audio", "json_object", "json_schema",
-    "stream_usage", "prefill", "prefill_prefix", "prefill_continue"}; ``endpoints`` a subset of ``ENDPOINTS``.
+    "stream_usage", "prefill", "prefill_prefix", "prefill_continue"}; ``endpoints`` a subset of ``ENDPOINTS``; whoever
+    speaks ``chat`` answers ``messages`` as well, translated where its provider has no such API.
     The prefill ones say how the model goes on with an answer that was begun: a last assistant message as it is, with
     ``"prefix": true``, or with ``"continue_final_message": true, "add_generation_prompt": false`` in the body.
     ``first_token_s`` overrides the route's.
@@ -268,6 +273,30 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True)
+class Caching:
+    """Which answers of a route are kept, and for whom. Seconds and bytes.
+
+    ``shared``: one caller may get what another's request brought. ``store`` is ``memory`` (of each worker) or ``redis``
+    (behind that memory; see ``CacheStore``). ``cold_only``: only requests with a temperature of 0.
+    """
+
+    ttl_s: float = 300.0
+    max_entry_bytes: int = 256 * 1024
+    shared: bool = False
+    store: str = MEMORY
+    cold_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStore:
+    """The Redis behind the workers' memory. ``url`` is a reference like every secret, ``name`` begins all keys."""
+
+    url: str
+    name: str
+    max_connections: int = 10
+
+
+@dataclass(frozen=True, slots=True)
 class Guarding:
     """What workers count and enforce while a route has a candidate.
 
@@ -288,8 +317,9 @@ class Route:
     ``candidate_fraction`` of units (0..1) goes to ``candidate``; without a rollout it is None and 0.
     ``home`` is the upstream that holds provider-side state (previous_response_id, files...).
     ``features`` None: no selector of it looks at the request. ``sampling`` None: content stays with the request.
-    ``salt`` keys the sticky hashes of this route. ``fallbacks`` are the arms to go to, in order, when the decided one
-    fails; empty means the other arms of its side, the likeliest first. ``quota`` limits the route as a whole.
+    ``caching`` None: no answer is kept. ``salt`` keys the sticky hashes of this route. ``fallbacks`` are the arms to go
+    to, in order, when the decided one fails; empty means the other arms of its side, the likeliest first. ``quota``
+    limits the route as a whole.
     """
 
     name: str
@@ -307,13 +337,15 @@ class Route:
     guarding: Guarding | None = None
     features: Features | None = None
     sampling: Sampling | None = None
+    caching: Caching | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of the public listener, per worker. Bytes, seconds and counts.
 
-    ``in_flight_bytes`` bounds what request bodies and replies occupy together; ``drain_delay_s`` is how long a
+    ``in_flight_bytes`` bounds what request bodies and replies occupy together, ``cache_bytes`` the answers that are
+    kept; ``drain_delay_s`` is how long a
     stopping worker still accepts while its readiness is already off, ``drain_s`` how long requests may finish then.
     ``shed_delay_s`` is the standing delay of the event loop from which on new requests are refused (0 never).
     """
@@ -332,6 +364,7 @@ class Limits:
     buffered_reply_bytes: int = 1024 * 1024
     in_flight_bytes: int = 512 * 1024 * 1024
     shed_delay_s: float = 0.05
+    cache_bytes: int = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +389,8 @@ class RoutingTable:
     ``passthrough`` maps a path prefix (``/v1/audio``; ``/v1/`` is the default) to an upstream;
     ``segment_bytes`` is the size at which workers begin a new log segment (read when they start). ``overlays`` are the
     records of the optimizations that change routes, whole, for the optimizer that starts without its database; workers
-    do not look at them.
+    do not look at them. ``cache_store`` is there when a route keeps answers in it. ``trace_rate`` is the share of
+    requests without a trace of their own that get a sampled one; None: no spans are made.
     """
 
     version: int
@@ -372,3 +406,5 @@ class RoutingTable:
     guard_lease_s: float = 10.0
     segment_bytes: int = 64 * 1024 * 1024
     overlays: tuple[Mapping[str, Any], ...] = ()
+    cache_store: CacheStore | None = None
+    trace_rate: float | None = None

@@ -11,6 +11,7 @@ from typing import Any, Final
 from optimizer.routing import (
     Access,
     Arm,
+    Caching,
     ClientFeature,
     Limits,
     Model,
@@ -164,6 +165,7 @@ class RouteSettings:
     constraints: Constraints = field(default_factory=Constraints)
     drift: DriftSettings = field(default_factory=DriftSettings)
     judge: JudgeSettings | None = None
+    caching: Caching | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +200,18 @@ class KafkaSettings:
     feedback_topic: str | None = None
     dead_letter_topic: str = "llm-feedback-dead"
     security: KafkaSecurity = field(default_factory=KafkaSecurity)
+
+
+@dataclass(frozen=True, slots=True)
+class TracingSettings:
+    """Where spans go. ``url`` is the whole address; ``headers`` are (name, reference of a secret).
+
+    ``sample_rate`` is the share, 0..1, of requests that come without a trace of their own.
+    """
+
+    url: str
+    sample_rate: float = 1.0
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +371,7 @@ class Settings:
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
     redis: RedisSettings | None = None
     cluster: ClusterSettings | None = None
+    tracing: TracingSettings | None = None
 
     def route(self, name: str) -> RouteSettings | None:
         """The route of that name, None without one."""

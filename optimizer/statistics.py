@@ -256,24 +256,26 @@ class Statistics:
         rated = sums.get(self.name_of(key, reward.QUALITY, now=now), (0.0, 0.0, 0.0))[0]
         return min(rated / replies, 1.0) if replies > 0.0 else None
 
-    def mean_cost_usd(self, arm: RouteArm, *, now: float) -> float | None:
-        """Arithmetic mean cost of a completed request in dollars, None when no cost is known."""
+    def cost_usd(self, arm: RouteArm, *, now: float) -> Moments | None:
+        """Cost of a completed request in dollars, None when no cost is known."""
         if arm not in self._arms:
             return None
         version = self._price_versions.get(arm)
         if version is None:
             return self._heaviest_cost(arm, now)
-        # Asked for every request: straight through, and relative to the present epoch, which cancels out.
-        signal, weight, total = reward.priced(reward.COST_USD, version), 0.0, 0.0
-        present = epoch_of(self.timeline.clock(arm[0]).age(now))
+        # Asked for every request, so it goes straight through and reads this signal only.
+        signal, weight, total, squares = reward.priced(reward.COST_USD, version), 0.0, 0.0, 0.0
+        age = self.timeline.clock(arm[0]).age(now)
+        present = epoch_of(age)
         for (generation, epoch), cells in self._arms[arm].items():
             cell = cells.get(signal)
             if cell is not None and present - _HORIZON <= epoch <= present + 1:
-                scale = self.timeline.kept(arm, generation) * exp2((epoch - present) * EPOCH_HALF_LIVES)
+                scale = self.timeline.kept(arm, generation) * exp2(epoch * EPOCH_HALF_LIVES - age)
                 scale *= self.timeline.share(arm, generation, signal)
                 weight += scale * cell.w
                 total += scale * cell.wx
-        return total / weight if weight > 0.0 else self._heaviest_cost(arm, now)
+                squares += scale * cell.wxx
+        return Moments.from_sums(weight, total, squares) if weight > 0.0 else self._heaviest_cost(arm, now)
 
     # --- storing ------------------------------------------------------------------------------------
 
@@ -368,11 +370,11 @@ class Statistics:
         }
         moments.update({name: _as_share(found) for name, found in said.items() if found is not None})
 
-    def _heaviest_cost(self, arm: RouteArm, now: float) -> float | None:
+    def _heaviest_cost(self, arm: RouteArm, now: float) -> Moments | None:
         sums, _ = self._read(arm, now)
         prefix = reward.priced(reward.COST_USD, "")
-        known = [(w, wx) for name, (w, wx, _) in sorted(sums.items()) if name.startswith(prefix) and w > 0.0]
-        return max(known)[1] / max(known)[0] if known else None
+        known = [found for name, found in sorted(sums.items()) if name.startswith(prefix) and found[0] > 0.0]
+        return Moments.from_sums(*max(known)) if known else None
 
 
 def _as_share(moments: Moments) -> Moments:

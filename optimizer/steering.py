@@ -15,7 +15,7 @@ import orjson
 from optimizer import events
 from optimizer.log.segment import Position
 from optimizer.reward import QUALITY as QUALITY_SIGNAL
-from optimizer.reward import is_certain_failure
+from optimizer.reward import is_cached, is_certain_failure
 from optimizer.routing import CANDIDATE
 from optimizer.settings import Constraints
 from policies.beliefs import Beliefs
@@ -271,7 +271,7 @@ class Ledger:
             return
         data = event["data"]
         route = data.get("route")
-        if not route or data.get("outcome") != events.COMPLETED:
+        if not route or data.get("outcome") != events.COMPLETED or is_cached(data):
             return
         account = self._account(route)
         cost = data.get("cost_usd")

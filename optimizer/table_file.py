@@ -24,6 +24,8 @@ from optimizer.routing import (
     Access,
     Arm,
     BreakerRules,
+    CacheStore,
+    Caching,
     ClientFeature,
     Features,
     Guarding,
@@ -334,6 +336,7 @@ _TABLE_PARTS: Final[Mapping[str, _Convert]] = {
     "limits": _of(Limits),
     "access": _of(Access),
     "overlays": tuple,
+    "cache_store": _of(CacheStore),
 }
 _ROUTE_PARTS: Final[Mapping[str, _Convert]] = {
     "match": tuple,
@@ -343,4 +346,5 @@ _ROUTE_PARTS: Final[Mapping[str, _Convert]] = {
     "guarding": _of(Guarding),
     "features": _of(Features, client=_each(_of(ClientFeature, values=tuple))),
     "sampling": _of(Sampling),
+    "caching": _of(Caching),
 }

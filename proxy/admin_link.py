@@ -27,6 +27,7 @@ _JUDGED = (
     b"x-real-ip",
     b"content-type",
     b"accept",
+    b"accept-encoding",
     b"if-match",
     b"if-none-match",
     b"idempotency-key",
@@ -35,6 +36,17 @@ _JUDGED = (
 _JSON = b"content-type: application/json\r\n"
 _TEXT = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
 _RETRY = b"retry-after: 2\r\n"
+_PAGE = (
+    b"content-type: text/html; charset=utf-8\r\ncontent-security-policy: default-src 'none'\r\n"
+    b"cache-control: no-store\r\nrefresh: 3\r\n"
+)
+_PAGE_AWAY = (
+    '<!doctype html><html lang="en"><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    '<meta name="color-scheme" content="light dark">'
+    "<title>No answer yet</title><h1>The optimizer process does not answer</h1>"
+    "<p>Requests of applications are served on. This page asks again every three seconds.</p></html>"
+)
 
 
 class AdminLink:
@@ -93,6 +105,8 @@ class AdminLink:
                 {"status": "degraded", "components": {"worker": "healthy", "optimizer": "unreachable"}}
             )
             return 503, _JSON + _RETRY, body
+        if path == "/ui" or path.startswith("/ui/"):
+            return 503, _PAGE + _RETRY, _PAGE_AWAY.encode()
         body = orjson.dumps(
             {
                 "error": {

@@ -6,6 +6,7 @@ Implements ``proxy.http1.messages.Application``. A handler either replies at onc
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from time import time
 from typing import Protocol
 from urllib.parse import unquote
@@ -14,19 +15,24 @@ import orjson
 
 from optimizer.ids import RequestIds
 from optimizer.keys import ClientKey
-from optimizer.routing import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, RoutingTable
+from optimizer.routing import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, RoutingTable
 from proxy import headers as crossing
 from proxy.admission.keyring import Keyring, may_pass_through, may_see
 from proxy.admission.meter import Meters
+from proxy.admission.parked import Parked
 from proxy.admission.rate_limited import RateLimited
 from proxy.admission.reservation import Reservation
+from proxy.cache.cache import ResponseCache
 from proxy.compiled import CompiledTable, UpstreamHandle
 from proxy.content import Sampler
-from proxy.entrance import JSON, Entrance, Parked, limited
-from proxy.errors import ClientFault, ProxyError, Unavailable, error_body
+from proxy.counting import count_tokens
+from proxy.entrance import JSON, Entrance, limited
+from proxy.errors import ClientFault, Overloaded, ProxyError, Unavailable, error_body
 from proxy.http1.messages import BodyMode, Request, Responder
+from proxy.messages_errors import COUNT_PATH, PATH, messages_error
 from proxy.passthrough import check_method, check_path, pass_through
 from proxy.record import Recorder
+from proxy.trace import Tracer
 from proxy.turn import Turn
 
 OPTIMIZED: Mapping[str, str] = {
@@ -34,10 +40,12 @@ OPTIMIZED: Mapping[str, str] = {
     "/v1/completions": COMPLETIONS,
     "/v1/embeddings": EMBEDDINGS,
     "/v1/responses": RESPONSES,
+    PATH: MESSAGES,
 }
 _LOCAL: Mapping[str, tuple[str, ...]] = {
     "/v1/models": ("GET", "HEAD"),
     "/v1/feedback": ("POST",),
+    COUNT_PATH: ("POST", "OPTIONS"),
     "/health": ("GET", "HEAD"),
     "/health/live": ("GET", "HEAD"),
     "/health/ready": ("GET", "HEAD"),
@@ -60,6 +68,14 @@ class Feedback(Protocol):
     def post(self, request: Request, responder: Responder) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Who may come in, and how far."""
+
+    keyring: Keyring
+    meters: Meters
+
+
 class DataPlane:
     """Routes requests of the public listener. ``table`` is swapped whole by the worker."""
 
@@ -70,16 +86,18 @@ class DataPlane:
         recorder: Recorder,
         admin: AdminPlane,
         feedback: Feedback,
-        keyring: Keyring,
-        meters: Meters,
+        admission: Admission,
         uniform: Callable[[], float],
         turn: Turn,
         call_later: Callable[..., asyncio.TimerHandle],
         sampler: Sampler | None = None,
+        cache: ResponseCache | None = None,
     ) -> None:
         self.recorder = recorder
+        self.tracer = Tracer()
         self.sampler = sampler
-        self.meters = meters
+        self.cache = cache
+        self.meters = admission.meters
         self.turn = turn
         self.ids = ids
         self.uniform = uniform
@@ -91,7 +109,7 @@ class DataPlane:
         self.in_flight = 0
         self._admin = admin
         self._feedback = feedback
-        self._keyring = keyring
+        self._keyring = admission.keyring
         self._entrance = Entrance(self)
         self._models = b""
 
@@ -100,9 +118,20 @@ class DataPlane:
         self.table = table
         self.buffered_reply_bytes = table.source.limits.buffered_reply_bytes
         self.turn.shedder.target_s = table.source.limits.shed_delay_s
+        self.tracer.rate = table.source.trace_rate
         self._models = _models_body(table.source)
+        if self.cache is not None:
+            self.cache.use(table)
 
     def body_mode(self, request: Request) -> BodyMode:
+        try:
+            return self._body_mode(request)
+        except ProxyError as error:
+            if request.path.startswith(PATH):
+                error.render = _as_messages
+            raise
+
+    def _body_mode(self, request: Request) -> BodyMode:
         path = request.path
         if path.startswith("/v1/"):
             # Before the body, so that nobody makes us hold one without a key.
@@ -114,7 +143,9 @@ class DataPlane:
                     status=415,
                     code="unsupported_content_encoding",
                 )
-            return BodyMode.BUFFER if self.turn.takes() else BodyMode.DECLINE
+            return BodyMode.BUFFER if self.turn.takes() else _declined(path)
+        if path == COUNT_PATH:
+            return BodyMode.BUFFER if self.turn.takes() else _declined(path)
         if path.startswith("/v1/") and path not in _LOCAL and not path.startswith(_ONE_MODEL):
             return BodyMode.STREAM if self.turn.takes() else BodyMode.DECLINE
         return BodyMode.BUFFER
@@ -134,6 +165,9 @@ class DataPlane:
             return
         if self._admin.owns(path):
             self._admin.forward(request, responder)
+            return
+        if path == COUNT_PATH and request.method == "POST":
+            self.turn.do(self._count_tokens, request, responder)
             return
         allowed = ("POST", "OPTIONS") if endpoint is not None else _LOCAL.get(path)
         if path.startswith(_ONE_MODEL):
@@ -162,15 +196,11 @@ class DataPlane:
         if method == "OPTIONS":
             responder.reply(204, _allow(allowed), b"")
         elif method not in allowed:
-            responder.reply(
-                405,
-                JSON + _allow(allowed),
-                error_body(
-                    f"{path[:200]} takes {', '.join(allowed)}, not {method}.",
-                    kind="invalid_request_error",
-                    code="method_not_allowed",
-                ),
-            )
+            message = f"{path[:200]} takes {', '.join(allowed)}, not {method}."
+            body = error_body(message, kind="invalid_request_error", code="method_not_allowed")
+            if path in (PATH, COUNT_PATH):
+                body = _as_messages(405, body)
+            responder.reply(405, JSON + _allow(allowed), body)
         elif path == "/v1/models":
             responder.reply(
                 200, JSON, self._models if request.caller is None else self._models_of(request.caller)
@@ -222,6 +252,41 @@ class DataPlane:
                     param="model",
                 ),
             )
+
+    def _count_tokens(self, request: Request, responder: Responder) -> None:
+        if responder.gone:
+            return
+        started_ms = int(time() * 1000)
+        entrance = self._entrance
+        request_id = entrance.mint(request, started_ms)
+
+        def begin(outcome: Reservation | RateLimited | None, parked: Parked | None) -> None:
+            del parked  # The body is complete, so there was nothing more to keep.
+            self.in_flight += 1
+            try:
+                if isinstance(outcome, RateLimited):
+                    raise outcome
+                if outcome is not None:
+                    outcome.settle(tokens=None, usd=None)
+                count_tokens(
+                    request,
+                    responder,
+                    self.table,
+                    request_id=request_id,
+                    recorder=self.recorder,
+                    finished=self.finished,
+                )
+            except ProxyError as fault:
+                self.finished()
+                entrance.refuse(
+                    fault, MESSAGES, request, responder, request_id=request_id, started_ms=started_ms
+                )
+
+        subjects = limited(request.caller, None)
+        if subjects:
+            entrance.reserve(subjects, responder, tokens=0, usd=0.0, then=begin)
+        else:
+            begin(None, None)
 
     def _pass_through(self, request: Request, responder: Responder) -> None:
         started_ms = int(time() * 1000)
@@ -291,6 +356,18 @@ def _replay(parked: Parked, responder: Responder) -> None:
         listener.client_body(data)
     if parked.ended:
         listener.client_end()
+
+
+def _declined(path: str) -> BodyMode:
+    if path.startswith(PATH):
+        # The engine's own words for it have another shape.
+        raise Overloaded("The proxy has more requests than it can serve. Retry after a second.")
+    return BodyMode.DECLINE
+
+
+def _as_messages(status: int, body: bytes) -> bytes:
+    """An error of a request that has no id yet."""
+    return messages_error(status, body, "")
 
 
 def _allow(methods: tuple[str, ...]) -> bytes:

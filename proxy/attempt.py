@@ -18,7 +18,7 @@ from proxy.errors import ProtocolFault, ProxyError, TimeoutFault
 from proxy.http1.client import Call
 from proxy.inflate import Inflater, TooLarge
 from proxy.providers.base import EVENT_TOO_LARGE, Prepared, ReplyFacts, StreamDecoder
-from proxy.providers.sse import event_data, split_events
+from proxy.providers.sse import split_events, tells_the_end
 from proxy.refusal import (
     ERROR_BYTES,
     Refusal,
@@ -123,15 +123,13 @@ class Attempt:
         self.why = why
         self.parts: list[bytes] = []
 
-    def begin(self, forwarded: bytes, authorization: bytes | None, bound: tuple[str, float] | None) -> None:
+    def begin(self, forwarded: bytes, bound: tuple[str, float] | None) -> None:
         """Send the request. ``forwarded`` is the block of client headers that cross, ``bound`` a deadline."""
         prepared = self.prepared
         handle = self.arm.handle
         head = handle.opening(prepared.path) + forwarded
         for name, value in prepared.headers:
             head += name + b": " + value + b"\r\n"
-        if handle.passthrough_auth and authorization is not None:
-            head += b"authorization: " + authorization + b"\r\n"
         self._ticket = self.arm.breaker.started()
         self.sent_at = perf_counter()
         self.call = handle.pool.send(
@@ -204,7 +202,7 @@ class Attempt:
         kind, encoding = head.content_type, head.encoding
         if kind is None:
             kind = head.content_type = _EVENT_STREAM if self.envelope.stream else b"application/json"
-        translates = codec.translates
+        translates = self.prepared.translates
         self._bound = _TRANSLATED_BYTES if translates else self._buffered_bytes
         is_stream = kind[:17].lower() == _EVENT_STREAM
         if is_stream != self.envelope.stream:
@@ -353,7 +351,7 @@ class Attempt:
     def _without_terminal(self) -> None:
         """What was said stays, but not that it was all."""
         events = split_events(joined(self.parts))
-        self.parts[:] = [event for event in events if event_data(event).strip() != b"[DONE]"]
+        self.parts[:] = [event for event in events if not tells_the_end(event)]
 
     def _end_aside(self, aside: Aside) -> None:
         """The end of a reply that went through untouched."""
@@ -369,8 +367,9 @@ class Attempt:
             self._owner.ended(self)
 
     def _end_refused(self) -> None:
+        body, headers, endpoint = joined(self.parts), self._headers or (), self.envelope.endpoint
         refusal, failure = read_refusal(
-            self.status, self.head, joined(self.parts), self._headers or (), self.arm.handle, now=time()
+            self.status, self.head, body, headers, self.arm.handle, now=time(), endpoint=endpoint
         )
         self.parts.clear()
         self._fail(failure, refusal)
@@ -451,7 +450,7 @@ class Attempt:
             # What was said so far has to do; the rest is not worth the wait.
             self._cancel()
             self._end_refused()
-        elif self.arm.handle.codec.translates:
+        elif self.prepared.translates:
             self.fail(ProtocolFault(f"The upstream's reply is over the bound of {self._bound} bytes."))
         else:
             self.aside = Aside(None, None)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from optimizer.routing import (
     Arm,
+    Caching,
     Model,
     Price,
     Quota,
@@ -108,7 +109,7 @@ class CompiledSide:
 
     ``available`` says whose credentials are there, ``health`` which of them are up. ``contextual`` chooses by what a
     request is like; without it ``selector`` does, which is always there. ``fixed_facts`` is the recorder's: serialized
-    facts by how a request was decided.
+    facts by how a request was decided; ``meanings`` the cache's, which depend on the arms alone.
     """
 
     name: str
@@ -130,6 +131,7 @@ class CompiledSide:
     contextual: "ContextualSelector | None" = field(default=None, compare=False, repr=False)
     health: Health = field(default_factory=Health, compare=False, repr=False)
     fixed_facts: dict[tuple[object, ...], bytes] = field(default_factory=dict, compare=False, repr=False)
+    meanings: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     def index_of(self, name: str) -> int | None:
         """Arm by id, else the first arm of a model of that name."""
@@ -149,7 +151,7 @@ class CompiledRoute:
     ``fallback`` are the arms to go to instead of the side's own when the decided one fails. Rollout and bandit keys
     are the same in all workers of all nodes; the unit key is this node's secret. ``watch`` counts for the guards of the
     rollout; None without one. ``reads`` turns requests into vectors, on routes whose decisions look at them.
-    ``sampling`` says which requests leave their content to a judge; None for none.
+    ``sampling`` says which requests leave their content to a judge, ``caching`` which answers are kept; None for none.
     """
 
     name: str
@@ -169,6 +171,7 @@ class CompiledRoute:
     watch: Watch | None = field(default=None, compare=False, repr=False)
     reads: Reads | None = field(default=None, compare=False, repr=False)
     sampling: Sampling | None = None
+    caching: Caching | None = None
 
     @property
     def quota(self) -> Quota | None:

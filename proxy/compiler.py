@@ -14,8 +14,10 @@ from urllib.parse import urlsplit
 
 from optimizer.routing import (
     CANDIDATE,
+    CHAT,
     CONTROL,
     ENDPOINTS,
+    MESSAGES,
     Arm,
     Model,
     Route,
@@ -29,6 +31,7 @@ from policies.selector import TableSelector
 from proxy.compiled import CompiledArm, CompiledRoute, CompiledSide, CompiledTable, Health, UpstreamHandle
 from proxy.http1.client import Origin, Pool
 from proxy.http1.framing import encode_headers
+from proxy.messages_body import NATIVE
 from proxy.providers.registry import CODECS
 from proxy.resilience.breaker import Board, Breaker
 from proxy.resilience.follow_up import RetryBudget
@@ -242,6 +245,7 @@ class Compiler:
             watch=self._watches.watch(route),
             reads=self._selectors.reader(route.features) if self._selectors is not None else None,
             sampling=route.sampling,
+            caching=route.caching,
         )
 
     def _plain(self, model: Model, handle: UpstreamHandle) -> CompiledRoute:
@@ -372,12 +376,13 @@ def _assemble(
         available=_mask(arm for arm in arms if arm.handle.missing is None),
         baseline=baseline,
         endpoint_masks={
-            endpoint: _mask(arm for arm in arms if endpoint in arm.model.endpoints) for endpoint in ENDPOINTS
+            endpoint: _mask(arm for arm in arms if _speaks(arm, endpoint)) for endpoint in ENDPOINTS
         },
         capability_masks={
             capability: _mask(arm for arm in arms if capability in arm.model.capabilities)
             for capability in CAPABILITIES
-        },
+        }
+        | {NATIVE: _mask(arm for arm in arms if MESSAGES in arm.handle.codec.native)},
         context_limits=contexts,
         smallest_context=min(known) if known else 2**62,
         same_vectors=_mask(arm for arm in arms if arm.model.model_id == vectors_of),
@@ -388,6 +393,12 @@ def _assemble(
         passthrough=_mask(arm for arm in arms if arm.handle.passthrough_auth),
         contextual=contextual,
     )
+
+
+def _speaks(arm: CompiledArm, endpoint: str) -> bool:
+    """Whoever chats answers messages as well: what its provider does not know is translated."""
+    spoken = arm.model.endpoints
+    return endpoint in spoken or (endpoint == MESSAGES and CHAT in spoken)
 
 
 def _fallback_side(route: Route) -> Side:

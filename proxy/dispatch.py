@@ -15,6 +15,7 @@ from proxy.compiled import CompiledArm, CompiledRoute, CompiledSide, CompiledTab
 from proxy.envelope import Envelope
 from proxy.errors import ClientFault, ModelNotFound, ProxyError, Unavailable
 from proxy.headers import PIN
+from proxy.messages_body import NATIVE
 from proxy.rollout_watch import Watch
 
 if TYPE_CHECKING:
@@ -268,13 +269,22 @@ def _is_controls(route: CompiledRoute, candidate: CompiledSide, envelope: Envelo
     if envelope.endpoint == EMBEDDINGS:
         there &= _of_model(candidate, home)
     elif envelope.stateful:
-        there &= candidate.upstream_masks.get(_home(route), 0)
+        there &= candidate.upstream_masks.get(_home(route, envelope), 0)
     return not there
 
 
-def _home(route: CompiledRoute) -> str:
-    """The upstream that holds the route's state: a candidate's own baseline must not move it."""
-    return route.home or route.control.arms[route.control.baseline].model.upstream
+def _home(route: CompiledRoute, envelope: Envelope) -> str:
+    """The upstream that holds the route's state: a candidate's own baseline must not move it.
+
+    State that only a Messages API can hold is at the first upstream with one, unless the home itself has one.
+    """
+    control = route.control
+    home = route.home or control.arms[control.baseline].model.upstream
+    if NATIVE in envelope.needs:
+        native = control.capability_masks[NATIVE]
+        if not native & control.upstream_masks.get(home, 0):
+            return next((arm.model.upstream for arm in control.arms if native >> arm.index & 1), home)
+    return home
 
 
 def _of_model(side: CompiledSide, home: CompiledArm) -> int:
@@ -323,7 +333,7 @@ def _eligible(route: CompiledRoute, side: CompiledSide, envelope: Envelope, base
         )
         return _fitting(side, envelope, mask & same), "embeddings"
     if envelope.stateful:
-        mask = _fitting(side, envelope, mask & side.upstream_masks.get(_home(route), 0))
+        mask = _fitting(side, envelope, mask & side.upstream_masks.get(_home(route, envelope), 0))
         return mask, "home" if mask.bit_count() <= 1 else "bandit"
     mask = _fitting(side, envelope, mask)
     return mask, "single" if mask.bit_count() == 1 else "bandit"
@@ -360,7 +370,7 @@ def _why_not(side: CompiledSide, arm: CompiledArm, envelope: Envelope, reason: s
         return f"does not speak {envelope.endpoint}"
     for need in sorted(envelope.needs):
         if not side.capability_masks[need] & bit:
-            return f"lacks {need}"
+            return f"has no counterpart for {envelope.own}" if need == NATIVE else f"lacks {need}"
     limit = side.context_limits[arm.index]
     room = room_tokens(envelope)
     if limit is not None and room > limit:

@@ -14,12 +14,16 @@ import orjson
 
 from optimizer.ids import RequestIds
 from optimizer.keys import ClientKey
-from optimizer.routing import Quota, Sampling
+from optimizer.routing import MESSAGES, Quota, Sampling
 from proxy import headers as crossing
 from proxy.admission.keyring import may_use
 from proxy.admission.meter import Meters
+from proxy.admission.parked import Parked, gone
 from proxy.admission.rate_limited import RateLimited
 from proxy.admission.reservation import Reservation
+from proxy.cache.cache import ResponseCache
+from proxy.cache.desk import Desk
+from proxy.cache.visit import Arrival, Visit
 from proxy.compiled import CompiledTable
 from proxy.content import Sampler
 from proxy.dispatch import Decision, decide
@@ -27,9 +31,11 @@ from proxy.envelope import Envelope, parse
 from proxy.errors import ClientFault, Overloaded, ProxyError
 from proxy.exchange import Exchange
 from proxy.http1.messages import Request, Responder
+from proxy.messages_errors import reply_body
 from proxy.pricing import PER
 from proxy.record import Ending, Recorder, Timing
 from proxy.refusal import outcome_of_fault
+from proxy.trace import TRACEPARENT, Tracer
 from proxy.turn import Turn
 
 JSON = b"content-type: application/json\r\n"
@@ -51,39 +57,12 @@ class Shared(Protocol):
     in_flight: int
     buffered_reply_bytes: int
     sampler: Sampler | None
+    cache: ResponseCache | None
+    tracer: Tracer
     uniform: Callable[[], float]
     call_later: Callable[..., asyncio.TimerHandle]
 
     def finished(self) -> None: ...
-
-
-class Parked:
-    """Listens to the client of a request that waits for a limit, and keeps what it sends."""
-
-    __slots__ = ("body", "ended", "gone")
-
-    def __init__(self) -> None:
-        self.body: list[bytes] = []
-        self.ended = False
-        self.gone = False
-
-    def client_body(self, data: bytes) -> None:
-        self.body.append(data)
-
-    def client_end(self) -> None:
-        self.ended = True
-
-    def client_gone(self) -> None:
-        self.gone = True
-
-    def client_paused(self) -> None:
-        """Nothing is being sent to it."""
-
-    def client_resumed(self) -> None:
-        """See ``client_paused``."""
-
-    def server_stopping(self) -> None:
-        """The engine answers for who has not begun."""
 
 
 class Entrance:
@@ -91,6 +70,7 @@ class Entrance:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
+        self._desk = Desk(self, shared.cache, shared.recorder) if shared.cache is not None else None
 
     def begin(self, endpoint: str, request: Request, responder: Responder) -> None:
         """Handle a request whose body is complete."""
@@ -99,10 +79,13 @@ class Entrance:
         try:
             self._optimize(endpoint, request, responder)
         except Exception:  # noqa: BLE001  # whatever it is, the caller must not wait for ever
-            self._crashed(responder)
+            self.crashed(responder)
 
     def mint(self, request: Request, started_ms: int) -> str:
-        """The request's id, which names the key that asked."""
+        """The request's id, which names the key that asked; it also gets its place in its trace."""
+        tracer = self._shared.tracer
+        if tracer.rate is not None or TRACEPARENT in request.headers:
+            request.trace = tracer.begin(request.headers)
         caller: ClientKey | None = request.caller
         return self._shared.ids.mint(started_ms, caller.tag if caller is not None else 0)
 
@@ -125,7 +108,7 @@ class Entrance:
             endpoint=endpoint,
             envelope=envelope,
             table_version=shared.table.version if shared.table is not None else 0,
-            timing=Timing(started_ms, elapsed_ms, elapsed_ms),
+            timing=Timing(started_ms, elapsed_ms, elapsed_ms, trace=request.trace),
             ending=Ending(
                 outcome=outcome_of_fault(fault),
                 status=fault.status,
@@ -134,7 +117,10 @@ class Entrance:
             ),
         )
         advice = fault.headers if isinstance(fault, RateLimited) else crossing.retry_after(fault.status)
-        responder.reply(fault.status, JSON + crossing.ids_block(request_id) + advice, fault.body())
+        block, body = JSON + crossing.ids_block(request_id) + advice, fault.body()
+        if endpoint == MESSAGES:
+            block += crossing.messages_block(request_id)
+        responder.reply(fault.status, block, reply_body(endpoint, fault.status, body, request_id))
 
     def reserve(
         self,
@@ -157,19 +143,35 @@ class Entrance:
             if parked.gone or responder.gone:
                 if isinstance(outcome, Reservation):
                     outcome.cancel()
-                outcome = _left()
+                outcome = gone()
             try:
                 then(outcome, parked)
             except Exception:  # noqa: BLE001  # see ``begin``
                 if isinstance(outcome, Reservation):
                     outcome.cancel()
-                self._crashed(responder)
+                self.crashed(responder)
 
         outcome = self._shared.meters.admit(subjects, tokens=tokens, usd=usd, resume=resume)
         if outcome is None:
             responder.listener = parked
         else:
             then(outcome, None)
+
+    def limits_of(self, arrival: Arrival) -> list[tuple[str, Quota]]:
+        """Whose limits a request counts against."""
+        return limited(arrival.request.caller, arrival.decision)
+
+    def turn_away(self, fault: ProxyError, arrival: Arrival) -> None:
+        """Answer a request that was decided and then refused, and record that it came."""
+        self.refuse(
+            fault,
+            arrival.endpoint,
+            arrival.request,
+            arrival.responder,
+            request_id=arrival.request_id,
+            started_ms=arrival.started_ms,
+            envelope=arrival.envelope,
+        )
 
     def _optimize(self, endpoint: str, request: Request, responder: Responder) -> None:
         shared = self._shared
@@ -182,22 +184,21 @@ class Entrance:
             if table is None:
                 raise Overloaded("The proxy is starting: it has no routing table yet. Retry in a second.")
             envelope = parse(endpoint, request.body)
+            if endpoint == MESSAGES:
+                envelope.version = request.headers.get(b"anthropic-version")
+                envelope.is_beta = request.query == "beta=true"
             decision = decide(
                 table, envelope, request.headers, uniform=shared.uniform, guarded=shared.guarded
             )
             if request.caller is not None:
                 route, pinned = decision.route, crossing.PIN in request.headers
                 may_use(request.caller, route=route.name, plain=route.plain, pinned=pinned)
-            arm = decision.arm
-            prepared = arm.handle.codec.prepare(
-                envelope, arm.arm, arm.model, arm.variant, arm.handle.upstream
-            )
-        except (ProxyError, orjson.JSONEncodeError) as error:
+        except ProxyError as fault:
             if decision is not None and decision.watch is not None:
                 decision.watch.rejected(decision.side.name)
             # Its traceback knows this frame: under a name that stays, it would be a cycle.
             self.refuse(
-                error if isinstance(error, ProxyError) else _too_deep(),
+                fault,
                 endpoint,
                 request,
                 responder,
@@ -206,17 +207,41 @@ class Entrance:
                 envelope=envelope,
             )
             return
+        arrival = Arrival(
+            endpoint, request, responder, request_id, started_ms, envelope, decision, table.version
+        )
+        if decision.route.caching is not None and self._desk is not None:
+            self._desk.receive(arrival, lambda visit: self._proceed(arrival, visit))
+        else:
+            self._proceed(arrival, None)
+
+    def _proceed(self, arrival: Arrival, visit: Visit | None) -> None:
+        """Prepare the request for the arm that was decided, reserve, and begin."""
+        request, responder = arrival.request, arrival.responder
+        envelope, decision = arrival.envelope, arrival.decision
+        arm = decision.arm
+        try:
+            prepared = arm.handle.codec.prepare(
+                envelope, arm.arm, arm.model, arm.variant, arm.handle.upstream
+            )
+        except (ProxyError, orjson.JSONEncodeError) as error:
+            if decision.watch is not None:
+                decision.watch.rejected(decision.side.name)
+            self.turn_away(error if isinstance(error, ProxyError) else _too_deep(), arrival)
+            return
         exchange = Exchange(
-            shared,
+            self._shared,
             request,
             responder,
-            request_id=request_id,
+            request_id=arrival.request_id,
             envelope=envelope,
             decision=decision,
             prepared=prepared,
-            table_version=table.version,
-            started_ms=started_ms,
+            table_version=arrival.table_version,
+            started_ms=arrival.started_ms,
         )
+        if visit is not None:
+            exchange.keep(visit)
         if decision.route.sampling is not None:
             self._sample(exchange, decision.route.sampling)
         caller = request.caller
@@ -224,7 +249,7 @@ class Entrance:
             limited(caller, decision) if caller is not None or decision.route.quota is not None else None
         )
         if subjects:
-            self._reserve_for(exchange, subjects, endpoint, request, responder)
+            self._reserve_for(exchange, subjects, arrival)
         else:
             self._start(exchange, responder)
 
@@ -243,7 +268,8 @@ class Entrance:
             if asked is not None:
                 exchange.sample(asked)
 
-    def _crashed(self, responder: Responder) -> None:
+    def crashed(self, responder: Responder) -> None:
+        """To be called where an exception is handled that nobody expected."""
         _log.exception("a request could not be begun")
         if not responder.started:
             fault = ProxyError("Internal error.")
@@ -254,32 +280,17 @@ class Entrance:
         responder.listener = exchange
         exchange.begin()
 
-    def _reserve_for(
-        self,
-        exchange: Exchange,
-        subjects: list[tuple[str, Quota]],
-        endpoint: str,
-        request: Request,
-        responder: Responder,
-    ) -> None:
+    def _reserve_for(self, exchange: Exchange, subjects: list[tuple[str, Quota]], arrival: Arrival) -> None:
         def then(outcome: Reservation | RateLimited, parked: Parked | None) -> None:
             del parked  # The body is complete, so there was nothing more to keep.
             if isinstance(outcome, Reservation):
                 exchange.reserve(outcome)
-                self._start(exchange, responder)
+                self._start(exchange, arrival.responder)
             else:
-                self.refuse(
-                    outcome,
-                    endpoint,
-                    request,
-                    responder,
-                    request_id=exchange.request_id,
-                    started_ms=exchange.started_ms,
-                    envelope=exchange.envelope,
-                )
+                self.turn_away(outcome, arrival)
 
-        tokens, usd = most_expected(exchange.envelope, exchange.decision)
-        self.reserve(subjects, responder, tokens=tokens, usd=usd, then=then)
+        tokens, usd = most_expected(arrival.envelope, arrival.decision)
+        self.reserve(subjects, arrival.responder, tokens=tokens, usd=usd, then=then)
 
 
 def limited(caller: ClientKey | None, decision: Decision | None) -> list[tuple[str, Quota]]:
@@ -303,11 +314,6 @@ def most_expected(envelope: Envelope, decision: Decision) -> tuple[int, float | 
         return tokens, None
     usd = price.request_usd + (envelope.input_tokens_estimate * price.input + reply * price.output) / PER
     return tokens, usd
-
-
-def _left() -> RateLimited:
-    """The end of a request whose client did not wait for an answer about its limits."""
-    return RateLimited("The caller left.", status=499, code="client_gone", kind="requests", retry_after_s=0.0)
 
 
 def _too_deep() -> ClientFault:

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import orjson
 
-from optimizer.routing import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, RESPONSES
+from optimizer.routing import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES
 from proxy.errors import ClientFault
+from proxy.messages_body import read_messages_body
 from proxy.splice import DELETE, parse_around, rewrite
 
 __all__ = ["DELETE", "Envelope", "parse", "rewrite"]
@@ -26,12 +27,14 @@ _PAYLOAD: Final = {
     COMPLETIONS: "prompt",
     EMBEDDINGS: "input",
     RESPONSES: "input",
+    MESSAGES: "messages",
 }
 _OUTPUT_LIMITS: Final = {
     CHAT: ("max_completion_tokens", "max_tokens"),
     COMPLETIONS: ("max_tokens",),
     EMBEDDINGS: (),
     RESPONSES: ("max_output_tokens",),
+    MESSAGES: ("max_tokens",),
 }
 _NOTHING: Final[frozenset[str]] = frozenset()
 _OWN_TOOLS: Final = frozenset(("function", "custom"))
@@ -40,23 +43,27 @@ _OWN_TOOLS: Final = frozenset(("function", "custom"))
 class Envelope:
     """One parsed request body. ``doc`` is shared with nobody and must not be mutated.
 
-    ``needs`` is a subset of {"tools", "vision", "audio", "json_object", "json_schema"};
+    ``needs`` is a subset of {"tools", "vision", "audio", "json_object", "json_schema", "native_messages"};
     ``input_tokens_estimate`` is bytes / 4 without base64 pictures and sound; ``stateful`` is true when the request
-    names state that one provider holds, so that it must not be moved between upstreams.
+    names state that one provider holds, so that it must not be moved between upstreams. ``own`` names what of a
+    Messages request has no counterpart elsewhere; ``version`` and ``is_beta`` are how its caller spells that API.
     """
 
     __slots__ = (
         "doc",
         "endpoint",
         "input_tokens_estimate",
+        "is_beta",
         "known_member",
         "max_output_tokens",
         "model",
         "needs",
+        "own",
         "raw",
         "stateful",
         "stream",
         "user",
+        "version",
         "wants_usage",
     )
 
@@ -73,10 +80,16 @@ class Envelope:
         self.user: str | None = None
         self.stateful = False
         self.known_member: tuple[str, int, int] | None = None
+        if endpoint == MESSAGES:
+            self.own: str | None = None
+            self.version: bytes | None = None
+            self.is_beta = False
 
     @property
     def choices(self) -> int:
         """How many answers are asked for: ``n`` to every prompt."""
+        if self.endpoint == MESSAGES:
+            return 1
         number = self.doc.get("n")
         prompts = self.doc.get("prompt") if self.endpoint == COMPLETIONS else None
         # A list of numbers is one prompt in tokens.
@@ -88,8 +101,10 @@ class Envelope:
         return f"<Envelope {self.endpoint} model={self.model!r} {len(self.raw)} bytes>"
 
 
-def parse(endpoint: str, raw: bytes) -> Envelope:
+def parse(endpoint: str, raw: bytes, *, needs_limit: bool = True) -> Envelope:
     """Read a request body for one of ``optimizer.routing.ENDPOINTS``.
+
+    Messages must say how long their answer may get; ``needs_limit`` is False for those that are only counted.
 
     Raises:
         ClientFault: The body is not a JSON object, or a field that we rely on is missing or of the wrong
@@ -122,6 +137,8 @@ def parse(endpoint: str, raw: bytes) -> Envelope:
     user = doc.get("user") or doc.get("safety_identifier")
     if type(user) is str:
         envelope.user = user
+    if needs_limit and endpoint == MESSAGES and envelope.max_output_tokens is None:
+        raise _wrong("max_tokens", "an integer")
     _read_payload(envelope)
     return envelope
 
@@ -162,6 +179,9 @@ def _read_payload(envelope: Envelope) -> None:
         _read_response_input(envelope, payload, needs)
         text = doc.get("text")
         output_format = text.get("format") if type(text) is dict else None
+    elif endpoint == MESSAGES:
+        _read_messages(envelope)
+        return
     else:
         if type(payload) is not str and (type(payload) is not list or not payload):
             raise _wrong(_PAYLOAD[endpoint], "a string or a non-empty array")
@@ -175,6 +195,16 @@ def _read_payload(envelope: Envelope) -> None:
         needs.add(kind)
     if needs:
         envelope.needs = frozenset(needs)
+
+
+def _read_messages(envelope: Envelope) -> None:
+    found = read_messages_body(envelope.doc)
+    envelope.needs = frozenset(found.needs)
+    envelope.own = found.own
+    envelope.stateful = found.stateful
+    envelope.user = found.user
+    for size in found.base64:
+        envelope.input_tokens_estimate += IMAGE_TOKENS - size // BYTES_PER_TOKEN
 
 
 def _asks_provider(doc: Mapping[str, Any]) -> bool:

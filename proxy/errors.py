@@ -14,6 +14,8 @@ ProxyError
 └── Overloaded         503: our own limit; teaches nothing
 """
 
+from collections.abc import Callable
+
 import orjson
 
 
@@ -23,14 +25,16 @@ class ProxyError(Exception):
     status = 500
     code = "internal_error"
     kind = "server_error"
+    render: Callable[[int, bytes], bytes] | None = None
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
         self.param = param
 
     def body(self) -> bytes:
-        """Render in OpenAI's error shape."""
-        return error_body(str(self), kind=self.kind, code=self.code, param=self.param)
+        """In OpenAI's error shape, or what ``render`` makes of that for a caller who expects another."""
+        body = error_body(str(self), kind=self.kind, code=self.code, param=self.param)
+        return body if self.render is None else self.render(self.status, body)
 
 
 class ClientFault(ProxyError):

@@ -12,9 +12,11 @@ from time import perf_counter
 from typing import Protocol
 
 from optimizer import events
+from optimizer.routing import MESSAGES
 from proxy import headers as crossing
 from proxy import pursuit
 from proxy.attempt import Attempt, joined
+from proxy.cache.visit import Visit
 from proxy.compiled import CompiledArm
 from proxy.content import Asked
 from proxy.continuation import ANSWER_BYTES, Seam, continued, is_continuable
@@ -22,6 +24,7 @@ from proxy.dispatch import Decision
 from proxy.envelope import Envelope
 from proxy.errors import Overloaded, ProtocolFault, ProxyError
 from proxy.http1.messages import Request, Responder
+from proxy.messages_errors import last_event, reply_body
 from proxy.providers.base import Prepared, ReplyFacts
 from proxy.providers.sse import split_events
 from proxy.pursuit import Pursuit
@@ -33,8 +36,7 @@ _JSON = b"content-type: application/json\r\n"
 # The beginning of a stream that is held back until content comes; more than this is passed on.
 _HELD_BYTES = 64 * 1024
 # Of a request whose reply has begun to stream, what its decoder may still look at.
-_KEPT_MEMBERS = ("n", "response_format", "text", "stream_options")
-
+_KEPT_MEMBERS = ("n", "response_format", "text", "stream_options", "output_config", "output_format")
 
 _log = logging.getLogger("llm_optimizer.exchange")
 
@@ -63,6 +65,7 @@ class Exchange:
     _reservation: Reserved | None = None
     own_rates = False
     _asked: Asked | None = None
+    _visit: Visit | None = None
     _hold: asyncio.TimerHandle | None = None
     _seam: Seam | None = None
     _said = ""
@@ -107,6 +110,10 @@ class Exchange:
         """The request was drawn for the judge, who gets the answer once the caller has it."""
         self._asked = asked
 
+    def keep(self, visit: Visit) -> None:
+        """Leave the answer with the cache."""
+        self._visit = visit
+
     def begin(self) -> None:
         """Send the prepared request upstream."""
         try:
@@ -146,6 +153,8 @@ class Exchange:
         attempt.parts.clear()
         if self._seam is not None:
             data = self._seam.feed(data)
+        elif self._visit is not None:
+            self._visit.add(data)
         self._responder.write(data)
 
     def answered(self, attempt: Attempt, body: bytes, facts: ReplyFacts) -> None:
@@ -162,6 +171,8 @@ class Exchange:
         self._responder.reply(200, block, body)
         if self._asked is not None:
             self._asked.answered(attempt, body)
+        if self._visit is not None:
+            self._visit.answered(attempt, body)
         self._release()
 
     def ended(self, attempt: Attempt) -> None:
@@ -180,6 +191,8 @@ class Exchange:
         self._responder.finish(data)
         if self._asked is not None and self._seam is None:
             self._asked.ended(attempt)
+        if self._visit is not None and self._seam is None:
+            self._visit.ended(attempt, data)
         self._release()
 
     def failed(self, attempt: Attempt, failure: Failure, refusal: Refusal) -> None:
@@ -333,10 +346,11 @@ class Exchange:
 
     def _tell(self, attempt: Attempt, refusal: Refusal, shown: Attempt | None = None) -> None:
         """End with an error: as a reply if none was begun, else inside the stream."""
+        told = self.envelope.endpoint, refusal.status, refusal.body, self.request_id
         if not self._responder.started:
             block = _JSON + refusal.head + self._ids_block(shown or attempt)
             self._record(attempt, refusal.outcome, refusal.status, error=refusal.word)
-            self._responder.reply(refusal.status, block, refusal.body)
+            self._responder.reply(refusal.status, block, reply_body(*told))
         elif attempt.aside is not None and self._seam is None:
             # There is no adding an error event to bytes that are passed on as they come.
             self._record(attempt, refusal.outcome, 200, error=refusal.word)
@@ -349,7 +363,7 @@ class Exchange:
                 # The first cause is what counts, whatever whoever went on says.
                 data = self._seam.feed(self._without_error(attempt)) if attempt.decoder is not None else b""
             if not attempt.told:
-                data += b"data: " + refusal.body + b"\n\n"
+                data += last_event(*told)
             self._responder.finish(data)
         self._release()
 
@@ -366,7 +380,8 @@ class Exchange:
             self._responder.abort()
         else:
             fault = ProxyError("Internal error.")
-            self._responder.reply(fault.status, _JSON + crossing.ids_block(self.request_id), fault.body())
+            body = reply_body(self.envelope.endpoint, fault.status, fault.body(), self.request_id)
+            self._responder.reply(fault.status, _JSON + crossing.ids_block(self.request_id), body)
         self._release()
 
     def _release(self) -> None:
@@ -408,6 +423,10 @@ class Exchange:
             self._pursuit.made,
             overhead_ms,
         )
+        if self._visit is not None:
+            block += self._visit.block
+        if self.envelope.endpoint == MESSAGES:
+            block += crossing.messages_block(self.request_id, attempt.prepared.left_out)
         return block if self._reservation is None else block + self._reservation.headers
 
     def _head_block(self, attempt: Attempt, overhead_ms: float | None = None) -> bytes:
@@ -439,6 +458,7 @@ class Exchange:
                 ttft_ms=(first - body_at) * 1000 if first else None,
                 itl_ms=(attempt.last_at - first) * 1000 / attempt.gaps if attempt.gaps else None,
                 chunks=attempt.chunks,
+                trace=self._request.trace,
             ),
             ending=Ending(
                 outcome=outcome,

@@ -59,6 +59,9 @@ _RETURNED_RAW = _RETURNED | {
     b"www-authenticate",
     b"allow",
     b"content-security-policy",
+    b"cross-origin-opener-policy",
+    b"cross-origin-resource-policy",
+    b"referrer-policy",
     b"x-content-type-options",
     b"idempotent-replayed",
 }
@@ -72,7 +75,8 @@ _RULES = {
     b"content-type": _TYPE,
     b"content-encoding": _ENCODING,
 }
-_FORWARDED_NAMES = frozenset(_FORWARDED)
+FORWARDED_NAMES = frozenset(_FORWARDED)
+"""Headers of a client that an optimized request carries to its upstream."""
 
 
 class ReplyHead:
@@ -114,10 +118,24 @@ def forwarded(headers: Mapping[bytes, bytes], *, same_body: bool = True) -> byte
     ``same_body`` is False for attempts that ask something else than the first one did: under its idempotency key an
     upstream would refuse them, or say again what it said.
     """
-    if _FORWARDED_NAMES.isdisjoint(headers):
+    if FORWARDED_NAMES.isdisjoint(headers):
         return b""
     names = _FORWARDED if same_body else _FORWARDED[1:]
     return b"".join([name + b": " + headers[name] + b"\r\n" for name in names if name in headers])
+
+
+def credential(headers: Mapping[bytes, bytes], provider: str) -> bytes:
+    """The caller's own credential as its provider wants it, for upstreams that are asked with it.
+
+    Callers of the Messages API send it as ``x-api-key``.
+    """
+    value = headers.get(b"authorization")
+    if value is not None:
+        return b"authorization: %b\r\n" % value
+    key = headers.get(b"x-api-key")
+    if key is None:
+        return b""
+    return (b"x-api-key: %b\r\n" if provider == "anthropic" else b"authorization: Bearer %b\r\n") % key
 
 
 def forwarded_raw(headers: Mapping[bytes, bytes]) -> bytes:
@@ -140,6 +158,15 @@ def ids_block(request_id: str) -> bytes:
     """Our id, under our name and under the one that SDKs show."""
     rid = request_id.encode()
     return b"x-request-id: %b\r\nx-llm-optimizer-request-id: %b\r\n" % (rid, rid)
+
+
+def messages_block(request_id: str, left_out: Iterable[str] = ()) -> bytes:
+    """Our id under the name that SDKs of the Messages API show, and what the chosen model was not asked for."""
+    block = b"request-id: %b\r\n" % request_id.encode()
+    names = [name for name in left_out if name.isascii() and name.replace("_", "").replace(".", "").isalnum()]
+    if names:
+        block += b"x-llm-optimizer-left-out: %b\r\n" % ", ".join(names)[:_ID_BYTES].encode()
+    return block
 
 
 def retry_after(status: int) -> bytes:

@@ -15,7 +15,7 @@ from proxy.errors import ClientFault, CredentialsRefused, ProxyError
 from proxy.http1.messages import Request, Responder
 from proxy.record import Ending, Recorder, Timing
 from proxy.refusal import outcome_of, outcome_of_fault
-from proxy.relay import Relay
+from proxy.relay import Closing, Relay
 
 # TRACE would hand the caller the head that it arrived with, our key included.
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -54,8 +54,10 @@ def upstream_head(request: Request, handle: UpstreamHandle) -> bytes:
         path += b"?" + query.encode("latin-1")
     head = request.method.encode("latin-1") + b" " + path + b" HTTP/1.1\r\n" + handle.static
     head += crossing.forwarded_raw(headers)
-    if handle.passthrough_auth and b"authorization" in headers:
-        head += b"authorization: " + headers[b"authorization"] + b"\r\n"
+    if request.trace is not None:
+        head += request.trace.launched(events.FIRST, None, request.head_at)
+    if handle.passthrough_auth:
+        head += crossing.credential(headers, handle.upstream.provider)
     length = headers.get(b"content-length")
     if length is not None:
         head += b"content-length: " + length + b"\r\n"
@@ -75,7 +77,43 @@ def pass_through(
     finished: Callable[[], None],
 ) -> None:
     """Carry one request to its upstream and record how it ended; then ``finished`` is called."""
+    relay = Relay(
+        request,
+        responder,
+        ids=crossing.ids_block(request_id),
+        closing=closing_of(
+            request,
+            handle,
+            request_id=request_id,
+            recorder=recorder,
+            table_version=table_version,
+            finished=finished,
+        ),
+        withheld=withholding(handle),
+    )
+    relay.begin(handle.pool, upstream_head(request, handle), streamed=True)
 
+
+def withholding(handle: UpstreamHandle) -> Callable[[int], ProxyError | None]:
+    """For a ``Relay``: providers quote the key that they refuse, and it is not the caller's."""
+
+    def withheld(status: int) -> ProxyError | None:
+        refused = not handle.passthrough_auth and status == 401
+        return CredentialsRefused(handle.upstream.name, status) if refused else None
+
+    return withheld
+
+
+def closing_of(
+    request: Request,
+    handle: UpstreamHandle,
+    *,
+    request_id: str,
+    recorder: Recorder,
+    table_version: int,
+    finished: Callable[[], None],
+) -> Closing:
+    """For a ``Relay``: how its end is recorded; then ``finished`` is called."""
     own_key = not handle.passthrough_auth
 
     def closing(relay: Relay, status: int, fault: ProxyError | None, *, gone: bool) -> None:
@@ -98,6 +136,7 @@ def pass_through(
                 duration_ms=duration_ms,
                 overhead_ms=(relay.sent_at - request.head_at) * 1000,
                 upstream_ms=(now - relay.sent_at) * 1000,
+                trace=request.trace,
             ),
             ending=Ending(
                 outcome=outcome,
@@ -110,9 +149,4 @@ def pass_through(
             ),
         )
 
-    def withheld(status: int) -> ProxyError | None:
-        """Providers quote the key that they refuse, and it is not the caller's."""
-        return CredentialsRefused(handle.upstream.name, status) if own_key and status == 401 else None
-
-    relay = Relay(request, responder, ids=crossing.ids_block(request_id), closing=closing, withheld=withheld)
-    relay.begin(handle.pool, upstream_head(request, handle), streamed=True)
+    return closing

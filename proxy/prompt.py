@@ -6,7 +6,7 @@ plain substitution of ``{question}``, nothing else in it is special.
 
 from typing import Any, Final
 
-from optimizer.routing import CHAT, COMPLETIONS, RESPONSES, Variant
+from optimizer.routing import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Variant
 
 QUESTION: Final = "{question}"
 _GAP: Final = "\n\n"
@@ -17,7 +17,8 @@ def apply_variant(doc: dict[str, Any], endpoint: str, variant: Variant) -> dict[
     """The document as the variant wants it, or None when nothing changes.
 
     ``system`` is set, prepended or appended to the system text (chat: the leading system or developer messages;
-    responses: ``instructions``; completions: text before the prompt). ``template`` wraps the last user message.
+    responses: ``instructions``; messages: ``system``; completions: text before the prompt). ``template`` wraps the last
+    user message.
     A template without ``{question}`` would lose the question, so it is not applied. Embeddings and token-id
     prompts never change.
     """
@@ -29,6 +30,8 @@ def apply_variant(doc: dict[str, Any], endpoint: str, variant: Variant) -> dict[
         return _responses(doc, variant)
     if endpoint == COMPLETIONS:
         return _completions(doc, variant)
+    if endpoint == MESSAGES:
+        return _messages(doc, variant)
     return None
 
 
@@ -134,6 +137,33 @@ def _responses(doc: dict[str, Any], variant: Variant) -> dict[str, Any] | None:
             if wrapped is not given:
                 changes["input"] = wrapped
     return {**doc, **changes} if changes else None
+
+
+def _messages(doc: dict[str, Any], variant: Variant) -> dict[str, Any] | None:
+    changes: dict[str, Any] = {}
+    if variant.system is not None:
+        system = doc.get("system")
+        if type(system) is list and system and variant.mode != "set":
+            changes["system"] = _join_parts(system, variant)
+        else:
+            changes["system"] = _join(system if type(system) is str else "", variant)
+    if variant.template is not None:
+        messages: list[Any] = doc["messages"]
+        # Results of tools come as turns of the user's; the question is before them.
+        asked = next((at for at in range(len(messages) - 1, -1, -1) if _has_question(messages[at])), -1)
+        wrapped = _wrap_last_user(messages[: asked + 1], variant.template, "text")
+        if asked >= 0 and wrapped[asked] is not messages[asked]:
+            changes["messages"] = [*wrapped, *messages[asked + 1 :]]
+    return {**doc, **changes} if changes else None
+
+
+def _has_question(message: dict[str, Any]) -> bool:
+    content = message.get("content")
+    if message.get("role") != "user":
+        return False
+    return type(content) is str or (
+        type(content) is list and any(type(part) is dict and part.get("type") == "text" for part in content)
+    )
 
 
 def _completions(doc: dict[str, Any], variant: Variant) -> dict[str, Any] | None:

@@ -250,7 +250,12 @@ class Pursuit:
         )
         attempt.budget = budget
         block = crossing.forwarded(headers, same_body=reason in _SAME_BODY)
-        attempt.begin(block, headers.get(b"authorization"), self._bound(arm))
+        if arm.handle.passthrough_auth:
+            block += crossing.credential(headers, arm.handle.upstream.provider)
+        trace = self._request.trace
+        if trace is not None:
+            block += trace.launched(reason, arm.id, self._request.body_at)
+        attempt.begin(block, self._bound(arm))
         return attempt
 
     def _bound(self, arm: CompiledArm) -> tuple[str, float] | None:

@@ -22,6 +22,7 @@ from proxy.pricing import cost_usd
 from proxy.providers.base import ReplyFacts
 from proxy.providers.signals import is_refusal
 from proxy.refusal import is_word
+from proxy.trace import Trace
 
 _SEEN_VECTORS = 4096
 _VECTOR_AGE_MS = 3_600_000
@@ -36,7 +37,10 @@ _USUAL_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter", "c
 
 @dataclass(slots=True)
 class Timing:
-    """Milliseconds of one request, measured with one monotonic clock; None where it did not get that far."""
+    """Milliseconds of one request, measured with one monotonic clock; None where it did not get that far.
+
+    ``trace`` is its place in a trace that it belongs to.
+    """
 
     started_ms: int
     duration_ms: float
@@ -45,6 +49,7 @@ class Timing:
     ttft_ms: float | None = None
     itl_ms: float | None = None
     chunks: int = 0
+    trace: Trace | None = None
 
 
 @dataclass(slots=True)
@@ -126,12 +131,40 @@ class Recorder:
         self._count("" if route.plain else route.name, arm.id, decision.side.name, ending.outcome)
         if len(decision.side.arms) > events.INLINE_VECTOR_ARMS and "probabilities" not in data:
             data["vector"] = self._vector(decision, timing.started_ms)
+        if timing.trace is not None:
+            timing.trace.note(data)
         # What is the same for every request of this arm was serialized once; the rest joins it as bytes.
         fixed = self._fixed(decision, envelope)
         self._append(request_id, timing, orjson.Fragment(fixed + orjson.dumps(data)[1:]))
         if decision.watch is not None:
             _count_for_guards(decision, data, timing, ending, tried, cost, stream=envelope.stream)
         return cost
+
+    def cached(
+        self,
+        request_id: str,
+        *,
+        envelope: Envelope,
+        decision: Decision,
+        arm: CompiledArm,
+        answered: str,
+        table_version: int,
+        timing: Timing,
+        ending: Ending,
+    ) -> None:
+        """Append the event of a request that got the answer which ``arm`` once gave to the request ``answered``.
+
+        Nobody was drawn for it, so it has no propensity, and nobody was asked, so it cost nothing.
+        """
+        data = _ended(table_version, timing, ending) | _named(decision, arm, envelope)
+        data |= {"reason": "cached", "randomised": False, "cached": True, "cached_from": answered}
+        data |= {"usage_source": "none", "cost_usd": 0.0}
+        data["requested_model"] = envelope.model[:_NAME_CHARS]
+        if decision.unit_hash:
+            data["unit_hash"] = decision.unit_hash
+        route = decision.route
+        self._count("" if route.plain else route.name, arm.id, decision.side.name, ending.outcome)
+        self._append(request_id, timing, data)
 
     def undecided(
         self,
@@ -163,6 +196,8 @@ class Recorder:
 
     def _append(self, request_id: str, timing: Timing, data: dict[str, Any] | orjson.Fragment) -> None:
         ended_ms = timing.started_ms + int(timing.duration_ms)
+        if timing.trace is not None and isinstance(data, dict):
+            timing.trace.note(data)
         self._log.append(encode(request_id, events.REQUEST, self._source, ended_ms, data))
 
     def _fixed(self, decision: Decision, envelope: Envelope) -> bytes:
@@ -185,38 +220,19 @@ class Recorder:
         known = side.fixed_facts.get(key)
         if known is not None:
             return known
-        plain = decision.route.plain
-        data: dict[str, Any] = {
-            "route": None if plain else decision.route.name,
-            "side": side.name,
-            "arm": arm.id,
-            "baseline_arm": side.ids[decision.baseline],
-            "model": arm.model.name,
-            "variant": arm.variant.name,
-            "model_key": arm.arm.model_key,
-            "variant_key": arm.arm.variant_key,
+        data = _named(decision, arm, envelope)
+        data |= {
             "selector": side.selector.selector_id,
             "policy": side.policy,
-            "side_probability": decision.side_probability,
-            "rollout": decision.route.rollout,
             "reason": decision.reason,
             "randomised": decision.randomised,
-            "unit": decision.unit,
-            "endpoint": envelope.endpoint,
-            "stream": envelope.stream,
-            "gen_ai.operation.name": envelope.endpoint,
-            "gen_ai.provider.name": arm.handle.codec.name,
-            "gen_ai.request.model": arm.model.model_id,
-            "price_version": arm.price.version if arm.price is not None else None,
         }
         if not drawn_anew:
             data["propensity"] = decision.propensity
-        if not plain and len(side.arms) <= events.INLINE_VECTOR_ARMS:
+        if not decision.route.plain and len(side.arms) <= events.INLINE_VECTOR_ARMS:
             data["arms"] = side.ids
             if not drawn_anew:
                 data["probabilities"] = side.selector.vector(decision.mask)
-        if decision.withheld is not None:
-            data[decision.withheld] = True
         if len(side.fixed_facts) >= _FIXED_FACTS:
             side.fixed_facts.clear()
         encoded = side.fixed_facts[key] = orjson.dumps(data)[:-1] + b","
@@ -250,6 +266,33 @@ class Recorder:
         }
         self._log.append(encode(vector_id, events.SELECTOR, self._source, now_ms, data))
         return vector_id
+
+
+def _named(decision: Decision, arm: CompiledArm, envelope: Envelope) -> dict[str, Any]:
+    """What was asked for, and who ``arm`` is, whether it was drawn for this request or not."""
+    side = decision.side
+    data: dict[str, Any] = {
+        "route": None if decision.route.plain else decision.route.name,
+        "side": side.name,
+        "arm": arm.id,
+        "baseline_arm": side.ids[decision.baseline],
+        "model": arm.model.name,
+        "variant": arm.variant.name,
+        "model_key": arm.arm.model_key,
+        "variant_key": arm.arm.variant_key,
+        "side_probability": decision.side_probability,
+        "rollout": decision.route.rollout,
+        "unit": decision.unit,
+        "endpoint": envelope.endpoint,
+        "stream": envelope.stream,
+        "gen_ai.operation.name": envelope.endpoint,
+        "gen_ai.provider.name": arm.handle.codec.name,
+        "gen_ai.request.model": arm.model.model_id,
+        "price_version": arm.price.version if arm.price is not None else None,
+    }
+    if decision.withheld is not None:
+        data[decision.withheld] = True
+    return data
 
 
 def _ended(table_version: int, timing: Timing, ending: Ending) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import orjson
 
 from optimizer import events
+from optimizer.routing import CHAT, MESSAGES
 from proxy import headers as crossing
 from proxy.compiled import UpstreamHandle
 from proxy.errors import ClientFault, CredentialsRefused, ProtocolFault, ProxyError, UpstreamFault, error_body
@@ -73,6 +74,7 @@ def read_refusal(
     handle: UpstreamHandle,
     *,
     now: float,
+    endpoint: str = CHAT,
 ) -> tuple[Refusal, Failure]:
     """Judge a final reply that is not 200. ``body`` may have been cut short; ``now`` is Unix seconds."""
     if status < 400:
@@ -80,7 +82,7 @@ def read_refusal(
         return Refusal(events.UPSTREAM_FAULT, 502, fault.body(), fault.code, head.block), of_fault(fault)
     own_key = not handle.passthrough_auth
     outcome = outcome_of(status, own_key=own_key)
-    shaped, kind, code = handle.codec.error(status, _plain(head.encoding, body))
+    shaped, kind, code = handle.codec.error(status, _plain(head.encoding, body), endpoint=endpoint)
     failure = of_status(
         status,
         own_key=own_key,
@@ -94,9 +96,10 @@ def read_refusal(
         # A 401 would send the caller looking at its own key.
         refused = CredentialsRefused(handle.upstream.name, status)
         return Refusal(outcome, refused.status, refused.body(), refused.code, head.block), failure
-    shown = 503 if status > 504 else status
+    # 529 is what SDKs of the Messages API know as overloaded.
+    shown = 503 if status > 504 and (status, endpoint) != (529, MESSAGES) else status
     block = head.block
-    if shown in (429, 503) and b"retry-after" not in block:
+    if shown in (429, 503, 529) and b"retry-after" not in block:
         block += crossing.retry_after(503)
     return Refusal(outcome, shown, shaped, first_word(code, kind, "upstream_refused"), block), failure
 

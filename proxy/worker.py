@@ -31,7 +31,8 @@ from proxy.admission.keyring import Keyring
 from proxy.admission.lease_client import LeaseClient
 from proxy.admission.meter import Meters
 from proxy.admission.shedding import Shedder
-from proxy.app import DataPlane
+from proxy.app import Admission, DataPlane
+from proxy.cache.cache import ResponseCache
 from proxy.compiled import CompiledTable
 from proxy.compiler import Compiler
 from proxy.config.numerics import one_thread_for_numpy
@@ -103,6 +104,7 @@ class Worker:
         self._lease_pool = Pool(_optimizer_origin(str(state.optimizer_socket)), loop=loop)
         leases = LeaseClient(self._lease_pool, token=state.worker_token, worker=incarnation)
         self.meters = Meters(ask=leases, now=time, loop=loop)
+        self._cache = ResponseCache(secret=state.id_key, resolve=resolver.resolve, loop=loop)
         self.plane = self._make_plane(Random(uniform_seed).random)  # noqa: S311 - draws of a bandit, not secrets
         self._retired: list[Pool] = []
         self._board = Board(clock=perf_counter, uniform=self.plane.uniform)
@@ -147,11 +149,11 @@ class Worker:
                 log=self._writer, source=self._source, key=state.id_key, admin=admin, keyring=self.keyring
             ),
             uniform=uniform,
-            keyring=self.keyring,
-            meters=self.meters,
+            admission=Admission(self.keyring, self.meters),
             turn=Turn(loop.call_soon, Shedder(self._limits.shed_delay_s)),
             call_later=loop.call_later,
             sampler=Sampler(self._content),
+            cache=self._cache,
         )
 
     async def start(self, host: str, port: int, *, reuse_port: bool = False) -> int:
@@ -200,6 +202,7 @@ class Worker:
         for pool in (*self._retired, self._admin_pool, self._lease_pool):
             pool.close()
         self._content.close()
+        self._cache.close()
         self._writer.close()
 
     def refresh(self) -> bool:
@@ -235,6 +238,7 @@ class Worker:
         self._close_retired()
         self._board.tick()
         self._content.tick()
+        self._cache.memory.sweep()
         self._due = now + _TABLE_POLL_S
         self._timers[0] = self._loop.call_later(_TABLE_POLL_S, self._poll)
 
@@ -273,6 +277,7 @@ class Worker:
             "upstreams": {name: (pool.busy, pool.idle, pool.waiting) for name, pool in pools.items()},
             "lost": dict(self._writer.lost),
             "content": self._content.report(),
+            "cache": self._cache.report(),
             "log": self._writer.state(),
             "refused_tables": self._reader.refused.total() + self._intake.unusable,
             "index_refused": dict(self._selectors.refused),

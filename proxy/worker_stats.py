@@ -23,6 +23,8 @@ Guards read these counts, so that a learner that is behind on its reading never 
 - ``refused_tables``: routing tables refused so far
 - ``index_refused``: {reason: files of contextual routes refused so far}; their routes draw by mean probabilities
 - ``content``: what the judge's samples came to so far, see ``proxy.content.ContentWriter.report``
+- ``cache``: {``requests``: list of [route, ``hit|miss|bypass``, count] since the last report, of routes that keep
+  answers; ``bytes``, ``entries``: what is kept now}
 - ``refused_key_files``: client key files refused so far
 - ``guarded``: whether the optimizer is alive, as far as this worker can see
 - ``breakers``: list of [upstream, model id, ``closed|half_open|open``, times opened so far] of those that are not

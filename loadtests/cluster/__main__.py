@@ -1,7 +1,8 @@
 """Measures what a cluster must show: ``python -m loadtests.cluster [scene ...]``.
 
 Runs from the root of the repository, keeps the results and writes the tables of ``docs/operations.md``. ``--seeds``,
-``--requests`` and ``--rounds`` make it quicker and less sure; with less than usual of any, nothing is kept.
+``--requests`` and ``--rounds`` make it quicker and less sure; with less than usual of any, nothing is kept. ``--from``
+is the commit of the older program of ``upgrade``.
 """
 
 import argparse
@@ -28,15 +29,18 @@ from loadtests.processes import Failed, Skipped
 SEEDS: Final = 20
 REQUESTS: Final = 100_000
 ROUNDS: Final = 5
+OLDER: Final = "3b3f2d0"
+"""The older program of an upgrade: the first version whose clusters were proved."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured: seeds of simulations, requests under faults, rounds of comparisons."""
+    """How much is measured: seeds of simulations, requests under faults, rounds of comparisons; and against what."""
 
     seeds: int = SEEDS
     requests: int = REQUESTS
     rounds: int = ROUNDS
+    older: str = OLDER
 
 
 Rows = Sequence[Mapping[str, Any]]
@@ -49,12 +53,13 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--requests", type=int, default=REQUESTS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--from", dest="older", metavar="COMMIT", default=OLDER)
     options = parser.parse_args()
     unknown = [name for name in options.scenes if name not in SCENES]
     if unknown:
         print(f"no scene is called {', '.join(unknown)}")
         return 2
-    effort = Effort(options.seeds, options.requests, options.rounds)
+    effort = Effort(options.seeds, options.requests, options.rounds, options.older)
     whole = effort.seeds >= SEEDS and effort.requests >= REQUESTS and effort.rounds >= ROUNDS
     results, failed = read(KEPT), False
     for name in options.scenes or SCENES:
@@ -106,6 +111,7 @@ SCENES: Final[Mapping[str, Callable[[Effort], Rows]]] = {
     "shipping": lambda effort: _scene("shipping", "shipping")(effort.rounds),
     "workers": lambda effort: _scene("workers", "workers")(effort.rounds),
     "chaos": lambda effort: _scene("chaos", "chaos")(effort.requests),
+    "upgrade": lambda effort: _scene("upgrade", "upgrade")(effort.older),
 }
 
 

@@ -54,4 +54,5 @@ TABLES: Final[Tables] = {
     "shipping": _figures,
     "workers": _figures,
     "chaos": _figures,
+    "upgrade": _figures,
 }

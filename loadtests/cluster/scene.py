@@ -16,7 +16,7 @@ import orjson
 import yaml
 
 from loadtests.peers import free_port
-from loadtests.processes import Child, Skipped, python_module
+from loadtests.processes import ROOT, Child, Skipped, python_module
 from loadtests.product import wait_ready
 from loadtests.servers.kafka import KafkaBroker
 from loadtests.servers.postgres import PostgresServer
@@ -27,6 +27,8 @@ from loadtests.servers.relay import Relay
 TOPIC: Final = "cluster-proof"
 SECRET: Final = "a-secret-of-the-cluster-proof-0123456789"
 ROUTES: Final = ("ask", "chat", "code", "sum")
+READY_S: Final = 60.0
+"""Engines, nodes and callers share the machine."""
 MODELS: Final = ("alpha", "beta", "gamma")
 
 
@@ -129,7 +131,10 @@ def cluster_blocks(servers: Engines, *, shards: int) -> dict[str, Any]:
 
 @dataclass
 class Node:
-    """A node that can be started, killed and started again on the same state."""
+    """A node that can be started, killed and started again on the same state.
+
+    ``tree`` has the sources of the program that it runs.
+    """
 
     name: str
     directory: Path
@@ -138,6 +143,7 @@ class Node:
     port: int = field(default_factory=free_port)
     child: Child | None = None
     environ: Mapping[str, str] = field(default_factory=dict)
+    tree: Path = ROOT
     starts: int = 0
 
     @property
@@ -165,8 +171,10 @@ class Node:
         cores = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
         self.starts += 1
         log = self.directory / f"serve-{self.starts}.log"
-        self.child = Child(command, core=cores, log=log, name=self.name, environ=self.environ)
-        wait_ready(self.child, self.port)
+        # What is there where it runs comes before what is installed, in its own children too.
+        environ = {"PYTHONPATH": str(self.tree), **self.environ}
+        self.child = Child(command, core=cores, log=log, name=self.name, environ=environ, cwd=self.tree)
+        wait_ready(self.child, self.port, seconds=READY_S)
 
     def stop(self, seconds: float = 60.0) -> None:
         """SIGTERM, and wait until all of it is gone."""

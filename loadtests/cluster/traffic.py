@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import orjson
@@ -32,7 +32,8 @@ class Seen:
     ``answered``: request ids whose answer came completely. ``rated``: of these, whose rating was accepted. ``broken``:
     requests whose connection ended, which may have been served nevertheless. ``refused``: connections that nobody took.
     ``failures``: replies that are no answer, by what was happening and status. ``unsure``: ratings that may have been
-    taken though no answer came.
+    taken though no answer came. ``streams``: streams that came to their end. ``candidates``: when, by the monotonic
+    clock, a request was sent that a candidate answered, and by which node. ``slowest_s`` is of whole answers only.
     """
 
     sent: int = 0
@@ -45,16 +46,30 @@ class Seen:
     failures: Counter[str] = field(default_factory=Counter)
     given_up: int = 0
     slowest_s: float = 0.0
+    streams: int = 0
+    candidates: list[tuple[float, str]] = field(default_factory=list)
 
 
 class Traffic:
-    """Callers of all ``nodes``. ``during`` says what is happening, for the record."""
+    """Callers of all ``nodes``: ``rated`` is the share of answers that are rated, ``streamed`` that of streams.
 
-    def __init__(self, nodes: Sequence[Node], *, rate: float, rated: float = 0.3, seed: int = 1) -> None:
+    ``during`` says what is happening, for the record; ``among`` whom a load balancer would send to just now.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        *,
+        rate: float,
+        rated: float = 0.3,
+        streamed: float = 0.0,
+        seed: int = 1,
+    ) -> None:
         self.seen = Seen()
-        self._nodes = nodes
+        self.among: Callable[[], Sequence[Node]] = lambda: nodes
         self._rate = rate
         self._rated = rated
+        self._streamed = streamed
         self._rng = random.Random(seed)
         self._tasks: set[asyncio.Task[None]] = set()
         self.during: Callable[[], str] = lambda: "nothing"
@@ -85,9 +100,11 @@ class Traffic:
         task.add_done_callback(self._tasks.discard)
 
     async def _ask(self, session: aiohttp.ClientSession) -> None:
-        node = self._rng.choice(self._nodes)
+        node = self._rng.choice(self.among())
         route = self._rng.choice(ROUTES)
-        body = {"model": route, "messages": [{"role": "user", "content": "What is 2 + 2?"}]}
+        body: dict[str, Any] = {"model": route, "messages": [{"role": "user", "content": "What is 2 + 2?"}]}
+        if is_stream := self._rng.random() < self._streamed:
+            body["stream"] = True
         during, began = self.during(), time.monotonic()
         try:
             async with session.post(f"{node.url}/v1/chat/completions", json=body) as reply:
@@ -99,11 +116,15 @@ class Traffic:
             self.seen.broken[f"{node.name} while {self._since(during)}: {type(error).__name__}"] += 1
             return
         finally:
-            self.seen.slowest_s = max(self.seen.slowest_s, time.monotonic() - began)
+            if not is_stream:
+                self.seen.slowest_s = max(self.seen.slowest_s, time.monotonic() - began)
         request_id = reply.headers.get("x-request-id", "")
-        if reply.status != 200 or not orjson.loads(text).get("choices"):
-            self.seen.failures[f"{reply.status} of {node.name} while {during}"] += 1
+        if reply.status != 200 or not _is_whole(text, is_stream=is_stream):
+            self.seen.failures[f"{reply.status} of {node.name} while {self._since(during)}"] += 1
             return
+        self.seen.streams += is_stream
+        if reply.headers.get("x-llm-optimizer-side") == "candidate":
+            self.seen.candidates.append((began, node.name))
         self.seen.repeated += request_id in self.seen.answered
         self.seen.answered.add(request_id)
         if self._rng.random() < self._rated:
@@ -122,7 +143,7 @@ class Traffic:
         """Post a rating to any node until one says that it has it; the same rating is one however often it comes."""
         item = {"request_id": request_id, "metric": "quality", "value": value}
         for _ in range(_TRIES):
-            node = self._rng.choice(self._nodes)
+            node = self._rng.choice(self.among())
             try:
                 async with session.post(f"{node.url}/v1/feedback", json=item) as reply:
                     await reply.read()
@@ -139,3 +160,10 @@ class Traffic:
                     return
             await asyncio.sleep(_AGAIN_S)
         self.seen.given_up += 1
+
+
+def _is_whole(text: bytes, *, is_stream: bool) -> bool:
+    """Whether it is an answer with an end."""
+    if is_stream:
+        return text.rstrip().endswith(b"data: [DONE]") and b'"error"' not in text
+    return bool(orjson.loads(text).get("choices"))

@@ -18,7 +18,7 @@ from proxy.http1.addresses import host_problem, is_public_name, literal
 
 ROOT = Path(__file__).resolve().parents[2]
 _KEY = bytes(32)
-_ENDPOINTS = ("chat", "completions", "embeddings", "responses")
+_ENDPOINTS = ("chat", "completions", "embeddings", "responses", "messages")
 _CHANGES: tuple[Mapping[str, Any], ...] = (
     {"model": "other"},
     {"model": "a\"b\\c", "stream_options": {"include_usage": True}, "user": DELETE},

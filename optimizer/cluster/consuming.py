@@ -111,7 +111,7 @@ async def require_topic(settings: KafkaSettings, topic: str, security: Mapping[s
 
 
 def make_consumer(
-    settings: KafkaSettings, security: Mapping[str, Any], *, group: str, **options: Any
+    settings: KafkaSettings, security: Mapping[str, Any], *, group: str | None, **options: Any
 ) -> AIOKafkaConsumer:
     """A consumer that commits nothing by itself, not started."""
     return AIOKafkaConsumer(

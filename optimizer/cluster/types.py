@@ -109,6 +109,7 @@ class NodeState:
         runs: By shard, the version of its table that all of the node's workers use.
         guards: Shards whose candidates this node guards at present, as their owner.
         program: The program's version.
+        tests: Routes of its shards on which prompts are being compared.
     """
 
     node: int
@@ -118,6 +119,7 @@ class NodeState:
     runs: Mapping[int, Version] = field(default_factory=dict)
     guards: frozenset[int] = frozenset()
     program: str = ""
+    tests: frozenset[str] = frozenset()
 
 
 class Exchange(Protocol):

@@ -21,6 +21,8 @@ LARGEST_NUMBER: Final = 2**53 - 1
 _LOW_32: Final = 0xFFFF_FFFF
 _MOST_BLOBS: Final = 4096
 _LONGEST_TEXT: Final = 512
+_MOST_TESTS: Final = 100
+"""A beat is read by every node every second."""
 _BLOB_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(rb"(\d{1,16}):(\d{1,16})(?::(\d{1,16}))?(?::|$)")
 
@@ -105,6 +107,7 @@ def encode_node(state: NodeState) -> bytes:
             "runs": {str(shard): [v.generation, v.number] for shard, v in state.runs.items()},
             "guards": sorted(state.guards),
             "program": state.program,
+            "tests": sorted(state.tests)[:_MOST_TESTS],
         }
     )
 
@@ -140,6 +143,7 @@ def decode_node(data: bytes) -> NodeState | None:
         if isinstance(guards, list)
         else frozenset(),
         program=program[:_LONGEST_TEXT] if isinstance(program, str) else "",
+        tests=_names(raw.get("tests")),
     )
 
 
@@ -151,6 +155,13 @@ def _by_shard(raw: object) -> Mapping[int, Any]:
         for shard, value in raw.items()
         if shard.isascii() and shard.isdigit() and len(shard) < 10
     }
+
+
+def _names(raw: object) -> frozenset[str]:
+    if not isinstance(raw, list):
+        return frozenset()
+    names = sorted({name for name in raw if isinstance(name, str) and len(name) <= _LONGEST_TEXT})
+    return frozenset(names[:_MOST_TESTS])
 
 
 def _is_count(value: object) -> TypeGuard[int]:

@@ -7,7 +7,7 @@ has parsed the body by then; the optimizer gives bodies that it makes itself.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from optimizer.routing import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
+from optimizer.routing import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES
 
 # Longer texts are looked at from both ends: instructions stand at the beginning or at the end.
 HEAD_CHARACTERS: Final = 1536
@@ -72,6 +72,15 @@ def read_prompt(doc: Mapping[str, Any], endpoint: str, limit: int | None = None)
         text = doc.get("text")
         prompt.structured = type(text) is dict and _asks_structure(text.get("format"))
         _read_tools(prompt, doc.get("tools"))
+    elif endpoint == MESSAGES:
+        _read_messages(prompt, doc.get("messages"))
+        size = _size_of(prompt, doc.get("system"))
+        prompt.system += size
+        prompt.total += size
+        config = doc.get("output_config")
+        form = config.get("format") if type(config) is dict else None
+        prompt.structured = _asks_structure(form or doc.get("output_format"))
+        _read_tools(prompt, doc.get("tools"))
     elif endpoint in (COMPLETIONS, EMBEDDINGS):
         given = doc.get("prompt" if endpoint == COMPLETIONS else "input")
         _read_messages(prompt, given[0] if type(given) is list and given and type(given[0]) is str else given)
@@ -87,9 +96,11 @@ def _read_tools(prompt: Prompt, tools: Any) -> None:
         return
     prompt.tools = len(tools)
     for tool in tools[:MOST_TOOLS]:
-        # ``{"function": {...}}`` in chat, flat in responses and in the older ``functions``.
+        # ``{"function": {...}}`` in chat, flat elsewhere; messages have another word for the parameters.
         described = tool.get("function", tool) if type(tool) is dict else None
-        schema = described.get("parameters") if type(described) is dict else None
+        schema = (
+            described.get("parameters", described.get("input_schema")) if type(described) is dict else None
+        )
         properties = schema.get("properties") if type(schema) is dict else None
         if type(properties) is dict:
             prompt.tool_parameters += len(properties)
@@ -109,10 +120,12 @@ def _read_messages(prompt: Prompt, messages: Any) -> None:
         if type(message) is not dict:
             continue
         content = message.get("content")
-        size = len(content) if type(content) is str else _size_of_parts(prompt, content)
+        size = _size_of(prompt, content)
         total += size
         role = message.get("role")
         if role == "user":
+            if type(content) is list and _are_results(content):
+                continue
             last = content
             turns += 1
         elif role == "assistant":
@@ -128,6 +141,15 @@ def _read_messages(prompt: Prompt, messages: Any) -> None:
     prompt.text = _ends(last)
 
 
+def _are_results(parts: list[Any]) -> bool:
+    """Whether a user's turn is none: in messages, what tools gave comes under that role."""
+    return bool(parts) and all(type(part) is dict and part.get("type") == "tool_result" for part in parts)
+
+
+def _size_of(prompt: Prompt, content: Any) -> int:
+    return len(content) if type(content) is str else _size_of_parts(prompt, content)
+
+
 def _size_of_parts(prompt: Prompt, parts: Any) -> int:
     size = 0
     if type(parts) is list:
@@ -141,7 +163,16 @@ def _size_of_parts(prompt: Prompt, parts: Any) -> int:
                     size += len(text)
                 elif kind in _IMAGES:
                     prompt.images += 1
+                elif kind == "tool_result":
+                    size += _size_of_result(prompt, part.get("content"))
     return size
+
+
+def _size_of_result(prompt: Prompt, content: Any) -> int:
+    """Of what a tool gave, one level deep: results hold no results."""
+    if type(content) is list:
+        content = [part for part in content if type(part) is dict and part.get("type") != "tool_result"]
+    return _size_of(prompt, content)
 
 
 def _joined(parts: Any) -> str:

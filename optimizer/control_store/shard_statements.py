@@ -7,7 +7,7 @@ either ends before the write, which is refused then, or after it.
 from collections.abc import Mapping
 from typing import Final
 
-from sqlalchemy import DDL, Case, Connection, case, delete, func, select, update
+from sqlalchemy import Case, Connection, case, delete, func, select, update
 
 from optimizer.cluster.types import Fenced, Holder, Snapshot, Tenure
 from optimizer.control_store.plain import text
@@ -103,7 +103,7 @@ def forget(connection: Connection, now: float) -> None:
     # Owners lock their snapshot before the row of their shard. Whoever is about to save is waited for here, and whoever
     # begins to later finds its tenure over; row by row, one could save again between the two and wait for us for ever.
     if connection.dialect.name == "postgresql":
-        connection.execute(DDL(f"LOCK TABLE {SNAPSHOTS.name} IN EXCLUSIVE MODE"))
+        connection.exec_driver_sql(f"LOCK TABLE {SNAPSHOTS.name} IN EXCLUSIVE MODE")
     connection.execute(update(SHARDS).values(generation=_next(now), owner=None))
     connection.execute(delete(SNAPSHOTS))
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import orjson
 
-from optimizer.routing import CHAT, COMPLETIONS, RESPONSES
+from optimizer.routing import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 
-ENDPOINTS: Final = frozenset((CHAT, COMPLETIONS, RESPONSES))
+ENDPOINTS: Final = frozenset((CHAT, COMPLETIONS, RESPONSES, MESSAGES))
 """Whose answers are texts that can be judged."""
 
 
@@ -82,6 +82,8 @@ def question_of(sample: Sample) -> str:
             turns.append(f"[user]\n{given}")
     else:
         given = body.get("messages")
+        if sample.endpoint == MESSAGES and (system := _text(body.get("system"))):
+            turns.append(f"[system]\n{system}")
     turns += [
         f"[{item.get('role', 'user')}]\n{text}"
         for item in (given if isinstance(given, list) else ())
@@ -104,6 +106,12 @@ def answer_of(endpoint: str, reply: bytes) -> str | None:
         if any(str(item.get("type", "")).endswith("_call") for item in items):
             return None
         return "".join(_text(item.get("content")) for item in items if item.get("type") == "message")
+    if endpoint == MESSAGES:
+        content = doc.get("content")
+        blocks = [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+        if any(block.get("type") == "tool_use" for block in blocks):
+            return None
+        return "".join(_text([block]) for block in blocks if block.get("type") == "text")
     choices = doc.get("choices")
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
         return None

@@ -72,6 +72,7 @@ class StateDirectory:
         self.pids_file = root / "run" / "pids"
         self.config_history = root / "config" / "history"
         self.kafka_cursor_file = root / "kafka.cursor.json"
+        self.traces_cursor_file = root / "traces.cursor.json"
         self.dead_letter_file = root / "kafka.dead.jsonl"
         self.forwarded_cursor_file = root / "forwarded.cursor.json"
         self.shards_directory = root / "shards"

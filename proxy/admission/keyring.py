@@ -203,10 +203,11 @@ def _take_out(headers: MutableMapping[bytes, bytes]) -> bytes | None:
 def _take_ours_out(headers: MutableMapping[bytes, bytes]) -> None:
     """Where no key is asked for, a client may still send the one it has; no upstream needs to see it.
 
-    Of the headers that a key can stand in, ``authorization`` is the only one that is ever forwarded.
+    Of the headers that a key can stand in, these are the ones that are ever forwarded.
     """
-    if _OURS in headers.get(_AUTHORIZATION, b""):
-        del headers[_AUTHORIZATION]
+    for name in (_AUTHORIZATION, b"x-api-key"):
+        if _OURS in headers.get(name, b""):
+            del headers[name]
 
 
 def _bearer(value: bytes) -> bytes:

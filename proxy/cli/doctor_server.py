@@ -26,6 +26,7 @@ _FIXES: Final[Mapping[str, str]] = {
     "limits": "free disk space; the use of limits can't be stored",
     "configuration": "llm-optimizer config reload says what is wrong with the file",
     "kafka": "start the brokers, or correct kafka.brokers or kafka.security; events wait on the disk",
+    "tracing": "start the collector, or correct tracing.otlp_endpoint or tracing.headers; requests are in the log",
     "database": "start the database, or correct database.url; until then nothing is deployed or promoted",
     "guards": "look at the log of `llm-optimizer serve`; until it is healthy, candidates get no traffic",
     "redis": "start Redis, or correct redis.url; nodes keep their last tables, and no stage advances",

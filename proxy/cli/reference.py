@@ -28,8 +28,13 @@ def page() -> str:
     """The whole page."""
     parts = [_HEAD]
     for names, command in _commands(main, ()):
-        context = click.Context(command, info_name=" ".join((_PROGRAM, *names)), max_content_width=_WIDTH)
-        context.terminal_width = _WIDTH
+        context = click.Context(
+            command,
+            info_name=" ".join((_PROGRAM, *names)),
+            terminal_width=_WIDTH,
+            max_content_width=_WIDTH,
+            **main.context_settings,
+        )
         title = " ".join(names) if names else _PROGRAM
         parts.append(
             f"\n{'##' if len(names) < 2 else '###'} {title}\n\n```text\n{_help(command, context)}\n```\n"

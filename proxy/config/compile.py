@@ -14,6 +14,7 @@ from optimizer.settings import (
     RouteSettings,
     Settings,
 )
+from proxy.config.compile_cache import check_stores
 from proxy.config.compile_cluster import compile_cluster, compile_kafka, compile_redis
 from proxy.config.compile_deployment import compile_database, compile_deployment, compile_webhooks
 from proxy.config.compile_models import ModelCompiler
@@ -24,6 +25,7 @@ from proxy.config.compile_routes import (
     RouteCompiler,
     compile_prompts,
 )
+from proxy.config.compile_tracing import compile_tracing
 from proxy.config.compile_upstreams import SecretStore, UpstreamCompiler
 from proxy.config.flat import (
     PROMPTS,
@@ -34,7 +36,7 @@ from proxy.config.flat import (
     uses_known_models,
 )
 from proxy.config.identity import digest_of
-from proxy.config.known import OPENAI
+from proxy.config.known import ANTHROPIC, OPENAI
 from proxy.config.models import File
 from proxy.config.models_optimization import CustomMetricBlock
 from proxy.config.options import AdminOptions, Listen, LogOptions
@@ -42,6 +44,7 @@ from proxy.config.problems import Findings, KeyPath, suggest
 
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
 _PASSTHROUGH_ALL = "/v1/"
+_BELOW_MESSAGES = "/v1/messages/"
 # Whether a request was answered: recorded for every one, and what a prompt test may go by.
 _SUCCESS = "success"
 # Where callers may put a client key; it is taken out before anything else is looked at.
@@ -87,6 +90,7 @@ def compile_file(file: File, secrets: SecretStore, findings: Findings) -> Compil
     if uses_known_models(file):
         models.catalogue()
     models.report_assumptions()
+    check_stores(file, routes, findings)
     passthrough = _passthrough(file, upstreams, findings)
     database = compile_database(file.database, secrets, findings)
     settings = Settings(
@@ -107,8 +111,9 @@ def compile_file(file: File, secrets: SecretStore, findings: Findings) -> Compil
         deployment=compile_deployment(file, findings),
         webhooks=compile_webhooks(file.webhooks, secrets, findings),
         database=database,
-        redis=compile_redis(file, secrets, findings),
+        redis=compile_redis(file, routes, secrets, findings),
         cluster=compile_cluster(file, database, secrets, findings),
+        tracing=compile_tracing(file.tracing, secrets, findings),
     )
     server = file.server
     return Compiled(
@@ -209,7 +214,10 @@ def _custom_metric(block: CustomMetricBlock, path: KeyPath, findings: Findings) 
 
 
 def _passthrough(file: File, upstreams: UpstreamCompiler, findings: Findings) -> tuple[tuple[str, str], ...]:
-    """Prefix and upstream pairs. Without a default, everything else goes to ``openai`` if that is in use."""
+    """Prefix and upstream pairs. Without a default, everything else goes to ``openai`` if that is in use.
+
+    What is below the Messages API (batches) only its provider knows: the one there is, or the first.
+    """
     pairs: dict[str, str] = {}
     for prefix, name in file.passthrough.items():
         path: KeyPath = ("passthrough", prefix)
@@ -221,13 +229,16 @@ def _passthrough(file: File, upstreams: UpstreamCompiler, findings: Findings) ->
             pairs[_PASSTHROUGH_ALL] = name
         elif not prefix.startswith(_PASSTHROUGH_ALL):
             findings.problem(path, "must be `default` or start with /v1/.")
-        elif prefix.rstrip("/") in _OURS.values():
+        elif prefix.rstrip("/") in _OURS.values() and prefix != _BELOW_MESSAGES:
             findings.problem(path, "is served through routes and can not be passed through.")
         else:
             pairs[prefix] = name
     if _PASSTHROUGH_ALL not in pairs and (OPENAI in upstreams.compiled or uses_known_models(file)):
         upstreams.get(OPENAI)
         pairs[_PASSTHROUGH_ALL] = OPENAI
+    own = next((row.name for row in upstreams.compiled.values() if row.provider == ANTHROPIC), None)
+    if own is not None:
+        pairs.setdefault(_BELOW_MESSAGES, own)
     return tuple(sorted(pairs.items()))
 
 
@@ -283,6 +294,7 @@ def _limits(file: File, findings: Findings) -> Limits:
         buffered_reply_bytes=server.buffered_reply_bytes,
         in_flight_bytes=in_flight,
         shed_delay_s=server.shed_delay_ms / 1000,
+        cache_bytes=server.cache_bytes,
     )
 
 

@@ -4,6 +4,7 @@ Invariant: what comes out holds references to secrets, never their values.
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -14,8 +15,10 @@ from optimizer.settings import (
     KafkaSecurity,
     KafkaSettings,
     RedisSettings,
+    RouteSettings,
 )
 from proxy.config.compile_addresses import compile_address
+from proxy.config.compile_cache import uses_redis
 from proxy.config.compile_upstreams import SecretStore
 from proxy.config.models import File
 from proxy.config.models_cluster import KafkaSecurityBlock
@@ -100,13 +103,19 @@ def _file(text: str, path: KeyPath, secrets: SecretStore, findings: Findings) ->
     return str(file)
 
 
-def compile_redis(file: File, secrets: SecretStore, findings: Findings) -> RedisSettings | None:
+def compile_redis(
+    file: File, routes: Iterable[RouteSettings], secrets: SecretStore, findings: Findings
+) -> RedisSettings | None:
     """Where Redis is. The URL becomes a reference: a password may stand in it."""
     block = file.redis
     if block is None:
         return None
-    if not _is_on(file):
-        findings.note(("redis",), "is used by the nodes of a cluster only; there is no `cluster` here.")
+    caches = uses_redis(routes)
+    if not _is_on(file) and not caches:
+        findings.note(
+            ("redis",),
+            "is used by the nodes of a cluster, and by routes with `cache: {store: redis}`; there is neither here.",
+        )
     if block.url is None:
         return None
     reference = compile_address(
@@ -114,7 +123,9 @@ def compile_redis(file: File, secrets: SecretStore, findings: Findings) -> Redis
         ("redis", "url"),
         secrets,
         findings,
-        unset="until it is, this node hears nothing of the others.",
+        unset="until it is, no answers are kept there."
+        if caches and not _is_on(file)
+        else "until it is, this node hears nothing of the others.",
         problem=_redis_problem,
     )
     if reference is None:

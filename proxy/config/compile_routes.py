@@ -10,6 +10,7 @@ import orjson
 
 from optimizer.routing import EMBEDDINGS, Arm, Sticky, Variant
 from optimizer.settings import Objective, PolicySettings, RouteSettings
+from proxy.config.compile_cache import compile_caching
 from proxy.config.compile_learning import (
     LearningScope,
     compile_constraints,
@@ -138,6 +139,7 @@ class RouteCompiler:
             context=compile_context(block.context, scope, (*path, "context"), self.findings),
             constraints=compile_constraints(block.constraints, scope, (*path, "constraints"), self.findings),
             drift=compile_drift(block.drift),
+            caching=compile_caching(block.cache),
             judge=(
                 compile_judge(block.judge, judging, scope, (*path, "judge"), self.findings)
                 if block.judge is not None

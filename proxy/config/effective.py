@@ -12,10 +12,11 @@ from typing import Any
 
 from optimizer.routing import Arm, BreakerRules, Model, Price, Quota, Resilience, Upstream, Variant
 from optimizer.settings import CustomMetric, Objective, PolicySettings, RouteSettings
+from proxy.config.compile_cache import caching
 from proxy.config.compile_models import STREAM_USAGE
 from proxy.config.compile_routes import DEFAULT_PROMPT
 from proxy.config.effective_cluster import several_nodes
-from proxy.config.effective_deployment import database, deployment, optimization, webhooks
+from proxy.config.effective_deployment import database, deployment, optimization, tracing, webhooks
 from proxy.config.effective_learning import learning
 from proxy.config.flat import uses_known_models
 from proxy.config.identity import EXACT
@@ -37,6 +38,7 @@ _FIRST = (
         "redis",
         "kafka",
         "cluster",
+        "tracing",
     ),
 )
 # Secrets of blocks that are taken from the file, not from what it was compiled to.
@@ -76,6 +78,7 @@ def effective_document(loaded: Loaded, changed: Mapping[str, RouteSettings] | No
         "webhooks": webhooks(loaded),
         "database": database(loaded),
         **several_nodes(loaded),
+        "tracing": tracing(loaded),
     }
     document |= {key: part for key, part in optional.items() if part}
     ordered = {key: document.pop(key) for key in _FIRST if key in document}
@@ -278,7 +281,8 @@ def _route(route: RouteSettings) -> dict[str, Any]:
         document["home"] = route.home
     if route.fallbacks:
         document["fallbacks"] = [arm.id if arm in route.arms else _arm(arm) for arm in route.fallbacks]
-    return document | learning(route) | _resilience(route.resilience) | _limits(route.quota)
+    document |= learning(route) | _resilience(route.resilience)
+    return document | _limits(route.quota) | caching(route.caching)
 
 
 def _resilience(resilience: Resilience) -> dict[str, Any]:

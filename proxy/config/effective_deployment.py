@@ -78,6 +78,15 @@ def database(loaded: Loaded) -> dict[str, Any]:
     return block.model_dump(exclude_none=True) if block is not None else {}
 
 
+def tracing(loaded: Loaded) -> dict[str, Any]:
+    """Where spans go, with references in the place of secrets."""
+    settings = loaded.settings.tracing
+    if settings is None:
+        return {}
+    document: dict[str, Any] = {"otlp_endpoint": settings.url, "sample_rate": settings.sample_rate}
+    return document | ({"headers": dict(settings.headers)} if settings.headers else {})
+
+
 def _stage(stage: Stage) -> dict[str, Any]:
     document: dict[str, Any] = {
         "percentage": stage.percentage,

@@ -21,7 +21,7 @@ SELECTION: KeyPath = ("optimization", "model_selection")
 PROMPTS: KeyPath = ("optimization", "prompt_optimization")
 COMPARES_MODELS = frozenset(("cost_reduction", "latency_optimization"))
 _EXPLORES = COMPARES_MODELS | {"multi_objective"}
-_CHAT_LIKE = frozenset(("chat", "completions", "responses"))
+_CHAT_LIKE = frozenset(("chat", "completions", "responses", "messages"))
 # With many arms to compare, at least half of the traffic stays with the baseline.
 _MOST_EXPLORED = 0.5
 

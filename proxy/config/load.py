@@ -13,6 +13,7 @@ from typing import Any
 
 from optimizer.settings import Settings
 from proxy.config.compile import compile_file
+from proxy.config.compile_cache import uses_redis
 from proxy.config.compile_upstreams import SecretStore
 from proxy.config.document import Document, parse
 from proxy.config.environment import lay_over
@@ -61,8 +62,11 @@ class Loaded:
 
     @property
     def upstream_secrets(self) -> dict[str, str]:
-        """The literal keys of upstreams: all that a worker needs to know."""
-        named = {upstream.secret for upstream in self.settings.upstreams}
+        """The literal keys of upstreams, and where answers are kept: all that a worker needs to know."""
+        settings = self.settings
+        named = {upstream.secret for upstream in settings.upstreams}
+        if settings.redis is not None and uses_redis(settings.routes):
+            named.add(settings.redis.url)
         return {reference: value for reference, value in self.secrets.items() if reference in named}
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from proxy.config.models_base import AT_RESTART, Block, EmptyIsNone, Name, Text
-from proxy.config.models_cluster import ClusterBlock, KafkaBlock, RedisBlock
+from proxy.config.models_cluster import ClusterBlock, KafkaBlock, RedisBlock, TracingBlock
 from proxy.config.models_deployment import DatabaseBlock, DeploymentBlock, WebhookBlock
 from proxy.config.models_optimization import MetricsBlock, OptimizationBlock
 from proxy.config.models_route import PromptBlock, RouteBlock
@@ -60,6 +60,9 @@ class File(Block):
     kafka: KafkaBlock | None = Field(default=None, description="Where the event log is shipped.")
     cluster: ClusterBlock | None = Field(
         default=None, description="Several nodes as one. Left out: this node is on its own."
+    )
+    tracing: TracingBlock | None = Field(
+        default=None, description="Where spans of requests are sent. Left out: nowhere."
     )
     admin: AdminBlock = Field(default_factory=AdminBlock, description="Who may reach the admin paths.")
     log: LogBlock = Field(default_factory=LogBlock, description="The processes' own log lines.")

@@ -4,7 +4,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from proxy.config.models_base import AT_RESTART, Block, Count, Name, Positive, Text, Texts, switched_off
+from proxy.config.models_base import (
+    AT_RESTART,
+    Block,
+    Count,
+    EmptyIsNone,
+    Fraction,
+    Name,
+    Positive,
+    Text,
+    Texts,
+    switched_off,
+)
 
 MOST_SHARDS = 1000
 
@@ -21,7 +32,7 @@ def _upper(value: Any) -> Any:
 
 
 class RedisBlock(Block):
-    """What carries routing tables, feedback and shared limits between the nodes of a cluster."""
+    """Routing tables, feedback and shared limits of a cluster's nodes, and answers that routes keep there."""
 
     url: Text | None = Field(
         default=None,
@@ -30,7 +41,9 @@ class RedisBlock(Block):
         json_schema_extra=AT_RESTART,
     )
     max_connections: Count = Field(
-        default=10, description="Connections open at once.", json_schema_extra=AT_RESTART
+        default=10,
+        description="Connections open at once, of each process that uses it.",
+        json_schema_extra=AT_RESTART,
     )
     timeout_sec: Positive = Field(default=5, description="Time for an answer.", json_schema_extra=AT_RESTART)
 
@@ -90,6 +103,27 @@ class KafkaBlock(Block):
     security: KafkaSecurityBlock | None = Field(
         default=None, description="How to speak to the brokers. Left out: in the clear, without a password."
     )
+
+
+class TracingBlock(Block):
+    """Spans of requests for an OpenTelemetry collector. A text is its address."""
+
+    otlp_endpoint: Text = Field(
+        description="http or https address of the collector, which is sent OTLP over HTTP as JSON. Without a path: "
+        "`/v1/traces` there."
+    )
+    sample_rate: Fraction = Field(
+        default=1.0,
+        description="Share of the requests that come without a trace; those with one do as their callers decided.",
+    )
+    headers: Annotated[dict[str, str], EmptyIsNone] = Field(
+        default_factory=dict, description="Sent to the collector. The values are secrets: write ${NAME}."
+    )
+
+    @classmethod
+    def shorthand(cls, value: Any) -> Any:
+        """A plain text is the address."""
+        return {"otlp_endpoint": value} if isinstance(value, str) else super().shorthand(value)
 
 
 class ClusterBlock(Block):

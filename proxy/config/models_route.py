@@ -15,6 +15,7 @@ from proxy.config.models_base import (
     Text,
     Texts,
 )
+from proxy.config.models_cache import CacheBlock
 from proxy.config.models_learning import ConstraintsBlock, ContextBlock, DriftBlock, JudgeBlock
 from proxy.config.models_resilience import LimitsBlock, RetriesBlock, StreamsBlock, TimeoutsBlock
 
@@ -146,6 +147,10 @@ class RouteBlock(Block):
         "wins. Needs two attempts and another arm. Left out: never.",
     )
     limits: LimitsBlock = Field(default_factory=LimitsBlock, description="Limits over all callers.")
+    cache: CacheBlock | None = Field(
+        default=None,
+        description="Give the answer again to requests that are exactly the same. Left out: never.",
+    )
     policy: PolicyBlock = Field(default_factory=PolicyBlock, description="How it learns.")
     objectives: Annotated[list[ObjectiveBlock], Field(min_length=1)] | None = Field(
         default=None, description="What it pursues. Left out: quality 0.5, cost 0.3, latency 0.2."

@@ -72,6 +72,11 @@ class ServerBlock(Block):
         description="Most memory that request bodies and replies may occupy together; beyond it requests are "
         "refused with 503. At least `max_body_bytes`.",
     )
+    cache_bytes: Natural = Field(
+        default=64 * 1024 * 1024,
+        description="Most memory that kept answers occupy, of all routes with `cache` together; 0: none are kept "
+        "in memory.",
+    )
     shed_delay_ms: NotNegative = Field(
         default=50,
         description="Requests are refused with 503 once the event loop lags this much for a while; 0: never.",

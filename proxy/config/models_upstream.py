@@ -28,7 +28,7 @@ Capability = Literal[
     "prefill_prefix",
     "prefill_continue",
 ]
-Endpoint = Literal["chat", "completions", "embeddings", "responses"]
+Endpoint = Literal["chat", "completions", "embeddings", "responses", "messages"]
 
 
 class UpstreamBlock(Block):
@@ -141,7 +141,8 @@ class ModelBlock(Block):
         "address), or with `continue_final_message: true` (`prefill_continue`: vLLM).",
     )
     endpoints: Annotated[list[Endpoint], CommaList, Field(min_length=1)] | None = Field(
-        default=None, description="Endpoints it speaks."
+        default=None,
+        description="Endpoints it speaks; whoever speaks `chat` answers `messages` as well, translated where needed.",
     )
     stream_usage: bool | None = Field(
         default=None,

@@ -20,6 +20,7 @@ SECRETS: tuple[KeyPath, ...] = (
     ("redis", "url"),
     ("kafka", "security", "password"),
     ("cluster", "secret"),
+    ("tracing", "headers", ANY),
 )
 ADDRESSES: tuple[KeyPath, ...] = (("database", "url"), ("redis", "url"))
 

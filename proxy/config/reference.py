@@ -1,4 +1,4 @@
-"""The reference of every configuration key, as Markdown: ``python -m proxy.config.reference > docs/configuration.md``.
+"""The reference of every key, as Markdown: ``python -m proxy.config.reference > docs/configuration-reference.md``.
 
 Everything is read from the blocks themselves, so that the page can not say anything else than the code does. A test
 compares the page with what this module writes.
@@ -24,7 +24,7 @@ _ITEM = "[]"
 _HEAD = """\
 # Configuration
 
-<!-- Written by `python -m proxy.config.reference > docs/configuration.md`.
+<!-- Written by `python -m proxy.config.reference > docs/configuration-reference.md`.
      To change something change the descriptions of the fields in proxy/config/models*.py. -->
 
 Every key of the configuration file. `config.yaml` at the top of the repository shows them in use;

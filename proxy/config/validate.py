@@ -21,7 +21,7 @@ _MOST_ROUNDS = 12
 # A key is longer than most words; and where keys are expected a misplaced one may stand.
 _LONGEST_VALUE = 24
 _UNSHOWN = {
-    *(("upstreams",), ("admin",), ("database",), ("redis",), ("kafka",), ("cluster",)),
+    *(("upstreams",), ("admin",), ("database",), ("redis",), ("kafka",), ("cluster",), ("tracing",)),
     *(("passthrough",), ("webhooks",)),
 }
 _MESSAGES: Mapping[str, str] = {

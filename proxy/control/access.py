@@ -40,6 +40,8 @@ HOW_TO_GET_IN: Final = (
 class Reach(enum.Enum):
     """What an endpoint is for, hence who may use it."""
 
+    OPEN = "open"
+    """Anyone: files that are the same for everybody and say nothing about this product's traffic."""
     HEALTH = "health"
     METRICS = "metrics"
     DATA = "data"
@@ -134,6 +136,8 @@ def obtain_key(path: Path) -> tuple[str, bool]:
 
 def _is_open(asked: Asked, reach: Reach, rules: AccessRules, worker_token: str) -> bool:
     match reach:
+        case Reach.OPEN:
+            return True
         case Reach.HEALTH:
             return rules.health_open
         case Reach.METRICS:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 from optimizer import events
 from optimizer.control_database import ControlDatabase
 from optimizer.control_store.store import SqlStore
+from optimizer.history import History as Figures
+from optimizer.history_requests import RecentRequests
 from optimizer.ingest import Ingest
 from optimizer.key_store import KeyStore
 from optimizer.lease_store import LeaseStore
@@ -93,6 +95,9 @@ class Core:
         )
         self.observer = MetricsObserver(Vocabulary.of(loaded.settings), now=now)
         self.ingest.add_consumer(self.observer)
+        self.recent = RecentRequests(state.log_directory, self.ingest.cursor)
+        self.ingest.add_consumer(self.recent)
+        self._count_over_time()
         self.learners: Learners = self._learners(loaded)
         self.configuration = Configuration(
             loaded,
@@ -154,6 +159,11 @@ class Core:
             self.journal.close()
             self.database.close()
             self.lease_store.close()
+
+    def _count_over_time(self) -> None:
+        figures = Figures(self.ingest.history)
+        self.ingest.add_consumer(figures)
+        self.ingest.learner.listeners.append(figures.rated)
 
     def _learners(self, loaded: Loaded) -> Learners:
         if self.foundation is not None:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from optimizer.judging.rubric import source_of
+from optimizer.rollouts.transitions import TRANSITIONS
 from proxy.control.core import Core
 from proxy.control.metrics.exposition import ConfigFacts, Facts
 from proxy.control.metrics.judging import JudgeFacts, JudgeState
@@ -21,7 +22,7 @@ _FEEDBACK = "feedback_"
 FEEDBACK_RESULTS: Final = (
     *("accepted", "learned", "repeated", "late", "too_many_sources", "out_of_range"),
     *("unknown_request", "unknown_metric", "not_optimized", "not_completed", "continued", "on_failure"),
-    *("dropped", "expired", "joined", "foreign"),
+    *("dropped", "expired", "joined", "foreign", "cached"),
 )
 KAFKA_GAUGES: Final = ("up", "lag_bytes")
 KAFKA_COUNTERS: Final = ("delivered", "retried", "dead_lettered", "errors")
@@ -85,6 +86,7 @@ class FactSource:
             kafka_error=self._kafka_error(),
             kafka_counters=counters,
             kafka_feedback=runtime.kafka.feedback,
+            traces=runtime.tracing.facts,
             cluster=peers.facts() if peers is not None else None,
         )
 
@@ -94,7 +96,8 @@ class FactSource:
         books = [one.optimizing.book for one in learnings]
         # In a cluster a node shows the routes that it drives, so that sums over nodes are right.
         routes = [route.name for one in learnings for route in one.settings.routes]
-        transitions: Counter[str] = Counter()
+        # Every verb from the start, so that a first rollback is an increase and not a new series.
+        transitions: Counter[str] = Counter(dict.fromkeys((row.verb for row in TRANSITIONS), 0))
         for controller in controllers:
             transitions.update(controller.transitions)
         return RolloutFacts(
@@ -146,7 +149,8 @@ class FactSource:
 
     def _task_deaths(self) -> Counter[str]:
         # Reloads are numbered, and a label for each would be one too many.
-        deaths: Counter[str] = Counter()
+        lasting = (name for name in self._runtime.tasks.names if not name[-1].isdigit())
+        deaths: Counter[str] = Counter(dict.fromkeys(lasting, 0))
         for name, count in self._runtime.tasks.deaths.items():
             deaths[name.rstrip("0123456789").rstrip("-")] += count
         return deaths

@@ -44,6 +44,10 @@ class Learners(Protocol):
         """Who learns a route here; None if nobody does."""
         ...
 
+    def is_testing_prompts(self, route: str) -> bool:
+        """Whether a test of prompts collects evidence on a route just now, wherever it is learned."""
+        ...
+
     def start(self) -> None:
         """Publish the first table; from then on the workers can serve.
 
@@ -110,6 +114,9 @@ class Alone:
 
     def of(self, route: str) -> Learning | None:
         return self.learning if self.settings.route(route) is not None else None
+
+    def is_testing_prompts(self, route: str) -> bool:
+        return self.learning.optimizing.is_testing_prompts(route)
 
     def start(self) -> None:
         self.learning.start()

@@ -62,7 +62,7 @@ class Learning:
         self.ingest = ingest
         self._journal = journal
         self._now = now
-        self.savings = Savings(ingest.learner.mean_cost_usd)
+        self.savings = Savings(ingest.learner.cost_usd, ingest.history)
         self.judgements = Judgements()
         ingest.configure(settings, reprice=reprice)
         for consumer in (self.savings, self.judgements):

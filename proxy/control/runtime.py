@@ -36,9 +36,11 @@ from proxy.control.judge import Judge
 from proxy.control.judge_caller import UpstreamCaller
 from proxy.control.judge_ledger import Ledger
 from proxy.control.kafka_side import KafkaSide
+from proxy.control.page.serving import Page
 from proxy.control.product import product_version
 from proxy.control.services import Services
 from proxy.control.tasks import Tasks
+from proxy.control.tracing import Tracing
 from proxy.control.webhooks import Webhooks
 from proxy.logs import LOGGER_NAME
 from proxy.supervisor_link import Link, Message
@@ -80,6 +82,7 @@ class Runtime:
         self.tasks = Tasks()
         self.watermarks = Watermarks(caught_up_at=core.now())
         self.kafka = KafkaSide(core, self.tasks, answered=self._answered)
+        self.tracing = Tracing(core, self.tasks)
         self.stopping = asyncio.Event()
         self.exit_status = 0
         self._asked_reloads = 0
@@ -99,7 +102,7 @@ class Runtime:
             settings=lambda: core.settings,
             caller=self.judge_calls,
             write=core.journal.write,
-            is_tested=self._is_testing_prompts,
+            is_tested=self.core.learners.is_testing_prompts,
             now=core.now,
         )
         self.facts = FactSource(core, self)
@@ -138,8 +141,9 @@ class Runtime:
         if core.configuration.path is not None:
             self.tasks.spawn("config-watch", self._watch)
         self.kafka.start()
+        self.tracing.start()
         self._runner = web.AppRunner(
-            build_app(self.services, ENDPOINTS),
+            build_app(self.services, ENDPOINTS, Page()),
             access_log=None,
             handler_cancellation=True,
             keepalive_timeout=75.0,
@@ -172,6 +176,7 @@ class Runtime:
         # Where the log goes with the machine, what is not shipped now is lost.
         if self._link is not None and self.kafka.sinks:
             self._link.send({"draining": TAIL_PATIENCE_S + _REST_S})
+        await self.tracing.stop()
         await self.kafka.stop(TAIL_PATIENCE_S)
         await self.tasks.close()
         if self.core.shared_limits is not None:
@@ -231,6 +236,7 @@ class Runtime:
         if before.settings.kafka != self.core.configuration.settings.kafka:
             await self.kafka.stop()
             self.kafka.start()
+        await self.tracing.follow(before.settings)
 
     def _on_signal(self, link: Link | None) -> None:
         """Ask the supervisor to end this process; without one, or asked again, just end.
@@ -337,10 +343,6 @@ class Runtime:
         while True:
             await asyncio.to_thread(self.core.keys.refresh)
             await asyncio.sleep(KEYS_S)
-
-    def _is_testing_prompts(self, route: str) -> bool:
-        learning = self.core.learners.of(route)
-        return learning is not None and learning.optimizing.is_testing_prompts(route)
 
     async def _watch(self) -> None:
         configuration = self.core.configuration

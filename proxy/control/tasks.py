@@ -29,6 +29,11 @@ class Tasks:
         self.down: set[str] = set()
         self._running: dict[str, asyncio.Task[None]] = {}
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Of those that run or are about to start again."""
+        return frozenset(self._running)
+
     def spawn(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Start ``run`` and start it again, with back-off, whenever it raises; returning normally ends it.
 

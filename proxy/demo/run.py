@@ -79,6 +79,7 @@ async def _act(plan: Plan, console: Console, keyboard: TextIO | None) -> None:
             highlight=False,
             soft_wrap=True,
         )
+        console.print(f"watch it at {built.base_url}/ui in a browser", highlight=False, soft_wrap=True)
         frame = await _play(plan, console, profiles, built)
         summary(console, frame)
         if plan.keep or await _wants_more(console, keyboard):

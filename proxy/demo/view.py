@@ -172,7 +172,9 @@ def summary(console: Console, frame: Frame) -> None:
 def what_next(console: Console, base_url: str, *, program: str, is_running: bool) -> None:
     """How to go on: by hand against the running proxy, or with a real configuration."""
     if is_running:
-        console.print(f"\nThe proxy is running at {base_url}/v1 and goes on learning. Try:\n")
+        console.print(
+            f"\nThe proxy is running at {base_url}/v1 and goes on learning; its page is {base_url}/ui. Try:\n"
+        )
         lines: tuple[str, ...] = (
             f"  curl -i {base_url}/v1/chat/completions -H 'content-type: application/json' \\",
             f"""    -d '{{"model": "{ROUTE}", "messages": [{{"role": "user", "content": "What is 6 * 7 + 1?"}}]}}'""",
@@ -183,7 +185,7 @@ def what_next(console: Console, base_url: str, *, program: str, is_running: bool
         console.print("\nNext:\n")
         lines = (
             f"  {program} demo --keep",
-            "      leaves the proxy running for curl",
+            "      leaves the proxy running for curl and for a look at its page",
             f"  {program} simulate-upstream",
             "      the simulated models alone, for your staging",
             f"  {program} serve --config config.yaml",

@@ -28,7 +28,7 @@ class Request:
     ``target`` is the request target as sent (always origin-form, or ``*``), ``path`` and ``query`` its two
     halves, still percent-encoded. Header names are lower-cased; repeated headers are joined with ``, ``.
     ``head_at`` and ``body_at`` are readings of the server's clock (``time.perf_counter``), in seconds. ``caller`` is
-    the application's: who it found to be asking.
+    the application's: who it found to be asking. So is ``trace``: where the request belongs.
     """
 
     __slots__ = (
@@ -43,6 +43,7 @@ class Request:
         "peer",
         "query",
         "target",
+        "trace",
     )
 
     def __init__(
@@ -67,6 +68,7 @@ class Request:
         self.body_at = head_at
         self.body = b""
         self.caller: Any = None
+        self.trace: Any = None
 
 
 class Listener(Protocol):

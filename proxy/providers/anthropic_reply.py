@@ -61,6 +61,9 @@ class Usage:
         hour = object_of(usage.get("cache_creation")).get("ephemeral_1h_input_tokens")
         if type(hour) is int and 0 <= hour < MOST_TOKENS:
             self.counts["1h"] = hour
+        thought = object_of(usage.get("output_tokens_details")).get("thinking_tokens")
+        if type(thought) is int and 0 <= thought < MOST_TOKENS:
+            self.counts["thinking"] = thought
 
     def fill(self, facts: ReplyFacts) -> None:
         """Write the input side into ``facts``, and the output side once it was reported."""
@@ -77,6 +80,7 @@ class Usage:
     def fill_output(self, facts: ReplyFacts) -> None:
         if facts.input_tokens is not None and "output_tokens" in self.counts:
             facts.output_tokens = self.counts["output_tokens"]
+            facts.reasoning_tokens = self.counts.get("thinking")
             facts.usage_source = REPORTED
 
 

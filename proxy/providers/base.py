@@ -8,12 +8,14 @@ from functools import lru_cache
 from typing import Final, Protocol
 from urllib.parse import quote, urlsplit
 
-from optimizer.routing import Arm, Model, Upstream, Variant
+from optimizer.routing import CHAT, Arm, Model, Upstream, Variant
 from proxy.envelope import Envelope
 
 REPORTED: Final = "reported"
 ESTIMATED: Final = "estimated"
 NO_USAGE: Final = "none"
+# The capability of models that report usage in streams when asked for it.
+STREAM_USAGE: Final = "stream_usage"
 
 HEAD_CHARS: Final = 256
 CHARS_PER_TOKEN: Final = 4
@@ -22,10 +24,12 @@ CHARS_PER_TOKEN: Final = 4
 class Prepared:
     """What to send. ``path`` is the full request target; ``headers`` are extra ones (no auth, no framing).
 
-    ``usage_injected`` tells the stream decoder that we asked for usage on the client's behalf.
+    ``usage_injected`` tells the stream decoder that we asked for usage on the client's behalf. ``translates`` says
+    whether the reply differs from what the client is sent, ``left_out`` which members of the request have no
+    counterpart at the provider.
     """
 
-    __slots__ = ("body", "headers", "path", "usage_injected")
+    __slots__ = ("body", "headers", "left_out", "path", "translates", "usage_injected")
 
     def __init__(
         self,
@@ -34,11 +38,15 @@ class Prepared:
         headers: tuple[tuple[bytes, bytes], ...] = (),
         *,
         usage_injected: bool = False,
+        translates: bool = False,
+        left_out: tuple[str, ...] = (),
     ) -> None:
         self.path = path
         self.body = body
         self.headers = headers
         self.usage_injected = usage_injected
+        self.translates = translates
+        self.left_out = left_out
 
     def __repr__(self) -> str:
         return f"<Prepared {self.path} {len(self.body)} bytes>"
@@ -155,10 +163,10 @@ class StreamDecoder(Protocol):
 
 
 class Codec(Protocol):
-    """One provider's dialect. ``translates`` says whether replies differ from what the client is sent."""
+    """One provider's dialect. ``native`` are the endpoints whose bodies it takes as they are."""
 
     name: str
-    translates: bool
+    native: frozenset[str]
 
     def auth_header(self, upstream: Upstream, secret: str) -> tuple[bytes, bytes]:
         """The header that authenticates, name lower-cased."""
@@ -178,8 +186,12 @@ class Codec(Protocol):
         """A decoder for the reply to ``prepared``."""
         ...
 
-    def error(self, status: int, body: bytes) -> tuple[bytes, str, str | None]:
-        """A reply with status >= 400 as (OpenAI-shaped body, error type, error code)."""
+    def error(self, status: int, body: bytes, *, endpoint: str = CHAT) -> tuple[bytes, str, str | None]:
+        """A reply with status >= 400 as (body, error type, error code).
+
+        Type and code are OpenAI's words. The body has OpenAI's shape, or ``endpoint``'s where the
+        provider spoke it.
+        """
         ...
 
 

@@ -2,7 +2,7 @@
 
 Azure, vLLM, Ollama, Groq, Mistral, DeepSeek, Gemini's compatible endpoint: the differences are in base URL, paths and
 the name of the key header, which are settings of the upstream. Bodies are changed by splicing, replies pass
-unchanged.
+unchanged; only Messages requests are translated to chat completions, and back.
 """
 
 import re
@@ -11,17 +11,30 @@ from typing import Any, Final
 
 import orjson
 
-from optimizer.routing import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Arm, Model, Upstream, Variant
+from optimizer.routing import (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    MESSAGES,
+    RESPONSES,
+    Arm,
+    Model,
+    Upstream,
+    Variant,
+)
 from proxy.envelope import DELETE, Envelope, rewrite
 from proxy.prompt import apply_variant
 from proxy.providers.base import (
     HEAD_CHARS,
     NO_USAGE,
+    STREAM_USAGE,
     Prepared,
     ReplyFacts,
     StreamDecoder,
     request_target,
 )
+from proxy.providers.chat_reply import ChatToMessagesDecoder, message
+from proxy.providers.chat_request import chat_request
 from proxy.providers.openai_stream import (
     ChatStreamDecoder,
     ResponsesStreamDecoder,
@@ -38,8 +51,6 @@ SUFFIXES: Final = {
     EMBEDDINGS: "/embeddings",
     RESPONSES: "/responses",
 }
-STREAM_USAGE: Final = "stream_usage"
-
 # Replies longer than this are not parsed; their usage is looked for at both ends.
 PARSE_BYTES: Final = 256 * 1024
 _EDGE_BYTES: Final = 4096
@@ -52,7 +63,7 @@ class OpenAICodec:
     """See ``Codec``."""
 
     name = "openai"
-    translates = False
+    native = frozenset((CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES))
 
     def auth_header(self, upstream: Upstream, secret: str) -> tuple[bytes, bytes]:
         header = upstream.key_header.lower()
@@ -64,6 +75,8 @@ class OpenAICodec:
     ) -> Prepared:
         """Change the model, the arm's parameters, the prompt and the request for usage; nothing else."""
         endpoint = envelope.endpoint
+        if endpoint == MESSAGES:
+            return _prepare_messages(envelope, arm, model, variant, upstream)
         path = request_target(
             upstream.base_url, SUFFIXES[endpoint], upstream.paths.get(endpoint), model.model_id
         )
@@ -88,6 +101,8 @@ class OpenAICodec:
 
     def unary(self, envelope: Envelope, body: bytes) -> tuple[bytes, ReplyFacts]:
         facts = ReplyFacts()
+        if envelope.endpoint == MESSAGES:
+            return message(envelope, body, facts), facts
         _read_reply(envelope, body, facts)
         if facts.usage_source == NO_USAGE and facts.error_type is None:
             facts.estimate(envelope.input_tokens_estimate)
@@ -96,12 +111,23 @@ class OpenAICodec:
     def stream(self, envelope: Envelope, prepared: Prepared) -> StreamDecoder:
         if envelope.endpoint == RESPONSES:
             return ResponsesStreamDecoder(envelope)
+        if envelope.endpoint == MESSAGES:
+            return ChatToMessagesDecoder(envelope)
         if prepared.usage_injected:
             return StrippingChatDecoder(envelope)
         return ChatStreamDecoder(envelope)
 
-    def error(self, status: int, body: bytes) -> tuple[bytes, str, str | None]:
+    def error(self, status: int, body: bytes, *, endpoint: str = CHAT) -> tuple[bytes, str, str | None]:
         return client_error(status, body)
+
+
+def _prepare_messages(
+    envelope: Envelope, arm: Arm, model: Model, variant: Variant, upstream: Upstream
+) -> Prepared:
+    target = request_target(upstream.base_url, SUFFIXES[CHAT], upstream.paths.get(CHAT), model.model_id)
+    doc = apply_variant(envelope.doc, MESSAGES, variant) or envelope.doc
+    body, left_out = chat_request(doc, arm.parameters, model, upstream)
+    return Prepared(target, orjson.dumps(body), translates=True, left_out=left_out)
 
 
 def _asks_usage_for_client(envelope: Envelope, model: Model) -> bool:

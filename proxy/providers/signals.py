@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import orjson
 
-from optimizer.routing import CHAT
+from optimizer.routing import CHAT, MESSAGES
 from proxy.envelope import Envelope
+from proxy.messages_body import output_schema
 
 _CANNOT: Final = r"(?:can't|cannot|can\s+not|unable|won't|not\s+able)"
 _DECLINE: Final = (
@@ -79,6 +80,8 @@ def json_validity(envelope: Envelope, text: str | bytes) -> bool:
 def _schema(envelope: Envelope) -> Mapping[str, Any] | None:
     if "json_schema" not in envelope.needs:
         return None
+    if envelope.endpoint == MESSAGES:
+        return output_schema(envelope.doc)
     if envelope.endpoint == CHAT:
         outer = envelope.doc["response_format"].get("json_schema")
     else:

@@ -10,6 +10,7 @@ import orjson
 
 _BOUNDARY: Final = re.compile(rb"\n\r?\n|\r\r")
 _ENDS: Final = (b"\n\n", b"\n\r\n", b"\r\r")
+_STOP: Final = re.compile(rb'\{\s*"type"\s*:\s*"message_stop"')
 _LINE: Final = re.compile(rb"\r\n|\n|\r")
 
 
@@ -43,6 +44,12 @@ def event_data(event: bytes) -> bytes:
         if line.startswith(b"data:")
     ]
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
+
+
+def tells_the_end(event: bytes) -> bool:
+    """Whether it is the one that says that nothing follows."""
+    data = event_data(event).strip()
+    return data == b"[DONE]" or _STOP.match(data) is not None
 
 
 def string_end(data: bytes, start: int) -> int:

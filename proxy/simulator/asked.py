@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from proxy.simulator.called import Call, forced_call
 from proxy.simulator.performance import Task, count_tokens
 
 MAX_CHOICES = 16
@@ -39,14 +40,14 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request. ``tool`` is the function that the caller forces the model to call."""
+    """One request. ``tool`` is the call that the caller forces the model to make."""
 
     model: str
     task: Task
     stream: bool = False
     include_usage: bool = False
     choices: int = 1
-    tool: str | None = None
+    tool: Call | None = None
     instructions: str | None = None
 
 
@@ -103,7 +104,7 @@ def read_chat(document: Mapping[str, Any]) -> Asked:
         stream=document.get("stream") is True,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
         choices=_choices(document),
-        tool=_forced_tool(document),
+        tool=forced_call(document),
     )
 
 
@@ -145,9 +146,12 @@ def read_response(document: Mapping[str, Any]) -> Asked:
     limit = _positive(document.get("max_output_tokens"), "max_output_tokens")
     return Asked(
         model=document["model"],
-        task=Task(joined, prompt, count_tokens(joined) + count_tokens(prompt) + 8, limit),
+        task=Task(
+            joined, prompt, count_tokens(joined) + count_tokens(prompt) + 8, limit, _wants_json_text(document)
+        ),
         stream=document.get("stream") is True,
         include_usage=True,
+        tool=forced_call(document),
         instructions=instructions if isinstance(instructions, str) else None,
     )
 
@@ -189,17 +193,13 @@ def _choices(document: Mapping[str, Any]) -> int:
 
 
 def _wants_json(document: Mapping[str, Any]) -> bool:
-    wanted = document.get("response_format")
+    return _is_json(document.get("response_format"))
+
+
+def _wants_json_text(document: Mapping[str, Any]) -> bool:
+    text = document.get("text")
+    return isinstance(text, dict) and _is_json(text.get("format"))
+
+
+def _is_json(wanted: object) -> bool:
     return isinstance(wanted, dict) and wanted.get("type") in ("json_object", "json_schema")
-
-
-def _forced_tool(document: Mapping[str, Any]) -> str | None:
-    tools = document.get("tools")
-    choice = document.get("tool_choice")
-    if not isinstance(tools, list) or not tools or choice in (None, "auto", "none"):
-        return None
-    if isinstance(choice, dict):
-        function = choice.get("function")
-        return str(function.get("name")) if isinstance(function, dict) else None
-    first = tools[0].get("function") if isinstance(tools[0], dict) else None
-    return str(first.get("name")) if isinstance(first, dict) else None

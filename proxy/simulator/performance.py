@@ -87,7 +87,7 @@ def perform(profile: ModelProfile, task: Task, rng: random.Random) -> Performanc
     answer = solve(kind, task.prompt)
     if answer is not None and not is_right:
         answer = spoil(answer, rng)
-    pieces = _split(_phrase(answer, profile, task, rng))
+    pieces = split(_phrase(answer, profile, task, rng))
     truncated = task.max_tokens is not None and len(pieces) > task.max_tokens
     if truncated:
         pieces = pieces[: task.max_tokens]
@@ -120,7 +120,8 @@ def _phrase(answer: str | None, profile: ModelProfile, task: Task, rng: random.R
     return " ".join([*words, "\nAnswer:", answer]) if words else f"Answer: {answer}"
 
 
-def _split(text: str) -> tuple[str, ...]:
+def split(text: str) -> tuple[str, ...]:
+    """A text in pieces of one token each."""
     return tuple(text[start : start + 4] for start in range(0, len(text), 4))
 
 

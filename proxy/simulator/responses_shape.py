@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from proxy.simulator.asked import Asked
-from proxy.simulator.performance import Performance
+from proxy.simulator.performance import Performance, split
 from proxy.simulator.shapes import event
 
 Document = dict[str, Any]
@@ -15,12 +15,16 @@ Document = dict[str, Any]
 
 def response(asked: Asked, performance: Performance, reply_id: str, created: int) -> Document:
     """The whole reply."""
-    status = "incomplete" if performance.truncated else "completed"
+    is_cut = performance.truncated and asked.tool is None
+    status = "incomplete" if is_cut else "completed"
     document = _open(asked, reply_id, created, status)
-    if performance.truncated:
+    if is_cut:
         document["incomplete_details"] = {"reason": "max_output_tokens"}
-    spent = len(performance.pieces)
-    document["output"] = [_message(reply_id, status, [_text(performance.text)])]
+    spent = len(performance.pieces) if asked.tool is None else len(split(asked.tool.arguments))
+    if asked.tool is None:
+        document["output"] = [_message(reply_id, status, [_text(performance.text)])]
+    else:
+        document["output"] = [_call(reply_id, status, asked.tool.name, asked.tool.arguments)]
     document["usage"] = {
         "input_tokens": asked.task.input_tokens,
         "input_tokens_details": {"cached_tokens": 0},
@@ -36,29 +40,37 @@ def response_events(asked: Asked, performance: Performance, reply_id: str, creat
     whole = response(asked, performance, reply_id, created)
     opened = _open(asked, reply_id, created, "in_progress")
     item = whole["output"][0]
-    place = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+    ending = f"response.{whole['status']}"
     steps: list[tuple[str, Document]] = [
         ("response.created", {"response": opened}),
         ("response.in_progress", {"response": opened}),
-        (
-            "response.output_item.added",
-            {"output_index": 0, "item": _message(reply_id, "in_progress", [])},
-        ),
-        ("response.content_part.added", place | {"part": _text("")}),
-    ]
-    steps += [
-        ("response.output_text.delta", place | {"delta": piece, "logprobs": []})
-        for piece in performance.pieces
-    ]
-    ending = "response.incomplete" if performance.truncated else "response.completed"
-    steps += [
-        ("response.output_text.done", place | {"text": performance.text, "logprobs": []}),
-        ("response.content_part.done", place | {"part": item["content"][0]}),
+        *(_text_steps(item, performance) if asked.tool is None else _call_steps(item)),
         ("response.output_item.done", {"output_index": 0, "item": item}),
         (ending, {"response": whole}),
     ]
     for number, (name, members) in enumerate(steps):
         yield event({"type": name, "sequence_number": number} | members, name)
+
+
+def _text_steps(item: Document, performance: Performance) -> Iterator[tuple[str, Document]]:
+    place = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+    begun = item | {"status": "in_progress", "content": []}
+    yield "response.output_item.added", {"output_index": 0, "item": begun}
+    yield "response.content_part.added", place | {"part": _text("")}
+    for piece in performance.pieces:
+        yield "response.output_text.delta", place | {"delta": piece, "logprobs": []}
+    yield "response.output_text.done", place | {"text": performance.text, "logprobs": []}
+    yield "response.content_part.done", place | {"part": item["content"][0]}
+
+
+def _call_steps(item: Document) -> Iterator[tuple[str, Document]]:
+    place = {"item_id": item["id"], "output_index": 0}
+    begun = item | {"status": "in_progress", "arguments": ""}
+    yield "response.output_item.added", {"output_index": 0, "item": begun}
+    for piece in split(item["arguments"]):
+        yield "response.function_call_arguments.delta", place | {"delta": piece}
+    done = {"name": item["name"], "arguments": item["arguments"]}
+    yield "response.function_call_arguments.done", place | done
 
 
 def _open(asked: Asked, reply_id: str, created: int, status: str) -> Document:
@@ -98,6 +110,18 @@ def _message(reply_id: str, status: str, content: list[Document]) -> Document:
         "status": status,
         "content": content,
         "role": "assistant",
+    }
+
+
+def _call(reply_id: str, status: str, name: str, arguments: str) -> Document:
+    made = reply_id.removeprefix("resp_")
+    return {
+        "id": f"fc_{made}",
+        "type": "function_call",
+        "status": status,
+        "call_id": f"call_{made}",
+        "name": name,
+        "arguments": arguments,
     }
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import orjson
 
 from proxy.simulator.asked import Asked, AskedEmbeddings
-from proxy.simulator.performance import Performance, count_tokens
+from proxy.simulator.called import Call
+from proxy.simulator.performance import Performance, count_tokens, split
 
 Document = dict[str, Any]
 
@@ -88,9 +89,14 @@ def chat_events(
         if asked.tool is not None:
             first["content"] = None
             call = _tool_call(asked.tool, reply_id, index) | {"index": 0}
-            first["tool_calls"] = [call]
+            opened = {"name": asked.tool.name, "arguments": ""}
+            first["tool_calls"] = [call | {"function": opened}]
         yield _chat_chunk(asked, reply_id, created, index, first, None)
-        if asked.tool is None:
+        if asked.tool is not None:
+            for piece in split(asked.tool.arguments):
+                delta: Document = {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
+                yield _chat_chunk(asked, reply_id, created, index, delta, None)
+        else:
             for piece in performance.pieces:
                 yield _chat_chunk(asked, reply_id, created, index, {"content": piece}, None)
         yield _chat_chunk(asked, reply_id, created, index, {}, _finish(asked, performance))
@@ -180,11 +186,11 @@ def _finish(asked: Asked, performance: Performance) -> str:
     return "length" if performance.truncated else "stop"
 
 
-def _tool_call(name: str, reply_id: str, index: int) -> Document:
+def _tool_call(call: Call, reply_id: str, index: int) -> Document:
     return {
         "id": f"call_{reply_id[-20:]}{index}",
         "type": "function",
-        "function": {"name": name, "arguments": "{}"},
+        "function": {"name": call.name, "arguments": call.arguments},
     }
 
 

@@ -7,6 +7,7 @@ says that somebody's consumer would break.
 
 import re
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jsonschema import Draft202012Validator
 
 from loadtests.event_schemas import DIRECTORY, event_schemas, page, type_of
 from optimizer import events
+from optimizer.history_rings import HistoryRings
 from optimizer.ingest import Ingest
 from optimizer.judging.judgements import Judgements
 from optimizer.log.node import StateDirectory
@@ -205,7 +207,14 @@ def test_consumers_take_every_old_line(tmp_path):
 
     seen = MetricsObserver(Vocabulary(), now=lambda: LEARNED_AT)
 
-    ingest = _learn(state, seen, Savings(lambda route, arm, at: None), Judgements())
+    ingest = _learn(
+        state,
+        seen,
+        Savings(
+            lambda route, arm, at: None, HistoryRings(sqlite3.connect(":memory:"), now=lambda: LEARNED_AT)
+        ),
+        Judgements(),
+    )
     try:
         assert ingest.counts["events"] == sum(len(_lines(path)) for path in LINES)
         assert ingest.counts["malformed"] == ingest.counts["consumer_errors"] == 0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.routing import CHAT, ENDPOINTS, Arm, Model, Upstream, Variant
+from optimizer.routing import CHAT, ENDPOINTS, MESSAGES, Arm, Model, Upstream, Variant
 from proxy.envelope import Envelope, parse
 from proxy.errors import ClientFault
 from proxy.providers.base import Codec, Prepared, ReplyFacts
@@ -95,6 +95,7 @@ def _anthropic() -> Dialect:
             529: error("overloaded_error"),
         },
         stream_error=error("api_error"),
+        endpoints=(CHAT, MESSAGES),
     )
 
 
@@ -157,7 +158,7 @@ def test_the_request_carries_the_arms_model(name):
 def test_an_endpoint_is_spoken_or_refused(name, endpoint):
     """By the caller's mistake, never by another exception."""
     payload = {"messages": [{"role": "user", "content": "x"}], "prompt": "x", "input": "x"}
-    asked = parse(endpoint, orjson.dumps({"model": "m", **payload}))
+    asked = parse(endpoint, orjson.dumps({"model": "m", "max_tokens": 9, **payload}))
 
     if endpoint in DIALECTS[name].endpoints:
         assert prepared(CODECS[name], asked).body

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from loadtests.cluster import ledger, page
-from loadtests.cluster.__main__ import REQUESTS, SCENES, SEEDS
+from loadtests.cluster.__main__ import OLDER, REQUESTS, SCENES, SEEDS
 from loadtests.cluster.convergence import HORIZON, NODES, STALENESS_S, until_share
 from loadtests.cluster.shipping import fill
 from loadtests.markdown import read, rendered
@@ -39,6 +39,10 @@ def test_what_is_kept_held():
         rows = {row["name"]: row for row in results["chaos"]["rows"]}
         assert all(row["holds"] for row in rows.values())
         assert rows["requests sent"]["value"] >= REQUESTS
+    if "upgrade" in results:
+        rows = {row["name"]: row for row in results["upgrade"]["rows"]}
+        assert all(row["holds"] for row in rows.values())
+        assert sum(OLDER in name for name in rows) == 2
     assert SEEDS == 20
 
 

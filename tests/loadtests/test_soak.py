@@ -39,7 +39,7 @@ def test_its_configuration_is_one_that_the_product_takes():
     assert {route.name for route in loaded.settings.routes} == set(ROUTES)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_a_minute_of_everything_fails_nothing_and_leaves_nothing():
     """The whole program with its disturbances: exit status 0 means that every figure is as it must be."""

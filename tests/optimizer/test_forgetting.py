@@ -32,7 +32,7 @@ def test_only_the_named_signals_count_less(learning):
     assert found["cost"].weight == pytest.approx(1.1 + 1.0, rel=1e-3)
     assert found["cost_usd"].weight == pytest.approx(1.0 + 1.0, rel=1e-3)
     assert found["quality"].weight == pytest.approx(10.0, rel=1e-3)
-    assert statistics.mean_cost_usd(ARM, now=NOON) == pytest.approx(0.015, rel=1e-3)
+    assert statistics.cost_usd(ARM, now=NOON).mean == pytest.approx(0.015, rel=1e-3)
 
 
 def test_resets_of_single_signals_and_of_all_multiply(learning):

@@ -346,8 +346,8 @@ def test_events_under_an_old_price_are_priced_again(learning):
 
     assert bench.signal("cost_usd").weight == pytest.approx(2.0)
     assert bench.signal("cost_usd").mean == pytest.approx(0.002)
-    assert bench.learner.mean_cost_usd("auto", "small/default", at=NOW) == pytest.approx(0.002)
-    assert bench.learner.mean_cost_usd("auto", "gone", at=NOW) is None
+    assert bench.learner.cost_usd("auto", "small/default", at=NOW).mean == pytest.approx(0.002)
+    assert bench.learner.cost_usd("auto", "gone", at=NOW) is None
 
 
 def test_a_reload_keeps_what_was_learned(bench, learning):

@@ -1,8 +1,11 @@
 """Costs after a change of prices."""
 
+from contextlib import closing
+
 import pytest
 
 from optimizer.ingest import Ingest
+from optimizer.log.reader import LogReader
 
 NOW = 1_795_000_000.0
 TOKENS = "gen_ai.usage.input_tokens"
@@ -30,6 +33,23 @@ def open_ingest(node, learning):
         ingest.close()
 
 
+class Earlier:
+    """What the log had before its files begin; here from ``come`` on."""
+
+    def __init__(self, log_directory):
+        self.come = self.forgotten = False
+        self._log_directory = log_directory
+
+    def fetched(self):
+        return self.come
+
+    def reader(self):
+        return LogReader(self._log_directory)
+
+    def forget(self):
+        self.forgotten = True
+
+
 def settle(ingest):
     """Read everything and finish every rebuild."""
     while ingest.step() or ingest.rebuild.pending:
@@ -37,7 +57,7 @@ def settle(ingest):
 
 
 def mean_cost(ingest):
-    return ingest.learner.mean_cost_usd("auto", "small/default", at=NOW + 60)
+    return ingest.learner.cost_usd("auto", "small/default", at=NOW + 60).mean
 
 
 def log(node, count=10, *, version="v1"):
@@ -190,3 +210,31 @@ def test_without_a_way_to_price_again_new_costs_start_from_nothing(node, open_in
     settle(ingest)
 
     assert mean_cost(ingest) == pytest.approx(5.0)
+
+
+def test_what_the_log_had_before_its_files_begin_is_counted_too(node, learning):
+    """As the next owner of a shard has it: the knowledge is here, the files that it came from are elsewhere."""
+    log(node)
+    settings = learning["settings"]
+    with closing(Ingest(node.state, clock=lambda: NOW + 60)) as first:
+        first.configure(settings(price_version="v1"), reprice=reprice)
+        settle(first)
+        before = mean_cost(first)
+    elsewhere = node.state.log_directory.with_name("elsewhere")
+    node.writer.close()
+    node.state.log_directory.rename(elsewhere)
+    node.state.log_directory.mkdir()
+    earlier = Earlier(elsewhere)
+
+    with closing(Ingest(node.state, clock=lambda: NOW + 60, earlier=earlier)) as ingest:
+        ingest.configure(settings(price_version="v2"), reprice=reprice)
+        for _ in range(5):
+            ingest.step()
+        assert ingest.rebuild.pending
+        assert mean_cost(ingest) == pytest.approx(before)
+        earlier.come = True
+        settle(ingest)
+
+        assert mean_cost(ingest) == pytest.approx(1.0)
+        assert cost(ingest, learning).weight == pytest.approx(10.0, rel=1e-3)
+        assert earlier.forgotten

@@ -1,16 +1,24 @@
 """What was saved against the baseline."""
 
+import sqlite3
+
 import pytest
 
 from optimizer import events
+from optimizer.history_rings import HistoryRings
 from optimizer.ingest import Ingest
 from optimizer.savings import Savings
+from policies.types import Moments
 
-COSTS = {("auto", "large/default"): 0.01}
+COSTS = {("auto", "large/default"): Moments(100.0, 0.01, 0.0)}
 
 
 def mean_cost(route, arm_id, *, at):
     return COSTS.get((route, arm_id))
+
+
+def rings(now=1.7e9):
+    return HistoryRings(sqlite3.connect(":memory:"), now=lambda: now)
 
 
 def observe(savings, learning, **changes):
@@ -19,7 +27,7 @@ def observe(savings, learning, **changes):
 
 def test_savings_are_baseline_minus_actual(learning):
     """Dearer requests take away again."""
-    savings = Savings(mean_cost)
+    savings = Savings(mean_cost, rings())
 
     observe(savings, learning, cost_usd=0.002)
     observe(savings, learning, cost_usd=0.015)
@@ -33,7 +41,7 @@ def test_savings_are_baseline_minus_actual(learning):
 
 def test_unknown_costs_are_counted_and_not_zero(learning):
     """Neither an unknown cost nor an unknown baseline saves anything."""
-    savings = Savings(mean_cost)
+    savings = Savings(mean_cost, rings())
 
     observe(savings, learning, cost_usd=None)
     observe(savings, learning, baseline_arm="never/default")
@@ -44,7 +52,7 @@ def test_unknown_costs_are_counted_and_not_zero(learning):
 
 def test_every_attempt_is_paid_for(learning):
     """What failed attempts cost was spent too; without the serving one's cost nothing is known."""
-    savings = Savings(mean_cost)
+    savings = Savings(mean_cost, rings())
     failed = {"arm": "small/default", "status": 503, "error": "upstream_error", "cost_usd": 0.003}
     serving = {"arm": "large/default", "status": 200, "error": None, "cost_usd": 0.002}
 
@@ -62,7 +70,7 @@ def test_every_attempt_is_paid_for(learning):
 )
 def test_only_decided_and_completed_requests_count(learning, changes):
     """Pass-through and failures save nothing."""
-    savings = Savings(mean_cost)
+    savings = Savings(mean_cost, rings())
 
     observe(savings, learning, **changes)
     savings.observe({"type": events.FEEDBACK, "id": "f", "data": {}}, None)
@@ -72,9 +80,9 @@ def test_only_decided_and_completed_requests_count(learning, changes):
 
 def test_totals_survive_a_restart(learning):
     """The snapshot says everything."""
-    savings = Savings(mean_cost)
+    savings = Savings(mean_cost, rings())
     observe(savings, learning)
-    again = Savings(mean_cost)
+    again = Savings(mean_cost, rings())
 
     again.restore(savings.snapshot())
 
@@ -86,7 +94,7 @@ def test_totals_survive_a_restart(learning):
 def test_the_baseline_is_learned_from_its_own_requests(node, learning):
     """End to end: the mean of what the baseline arm cost, against what the small one costs."""
     ingest = Ingest(node.state, clock=lambda: learning["noon"] + 60)
-    savings = Savings(ingest.learner.mean_cost_usd)
+    savings = Savings(ingest.learner.cost_usd, ingest.history)
     ingest.add_consumer(savings)
     ingest.configure(learning["settings"]())
     for cost in (0.008, 0.012):

@@ -197,7 +197,7 @@ def test_a_partial_reset_lets_older_evidence_count_less():
     fold(statistics, [(NOW + 1, SUCCESS, 1.0), (NOW - 5, SUCCESS, 0.0)])
     statistics.add(KEY, NOW + 1, [(priced(COST_USD, "v1"), 1.0)])
     once = evidence(statistics, now=NOW + 2)
-    cost = statistics.mean_cost_usd(KEY, now=NOW + 2)
+    cost = statistics.cost_usd(KEY, now=NOW + 2).mean
     statistics.reset("auto", at=NOW + 3, keep=0.5)
     twice = evidence(statistics, now=NOW + 4)
 
@@ -284,19 +284,19 @@ def test_cost_is_read_under_the_present_price_version():
 
     assert old.mean == pytest.approx(math.log(0.01))
     assert evidence(statistics).signals[COST].mean == pytest.approx(math.log(0.5))
-    assert statistics.mean_cost_usd(KEY, now=NOW) == pytest.approx(0.5)
+    assert statistics.cost_usd(KEY, now=NOW).mean == pytest.approx(0.5)
     assert not [name for name in evidence(statistics).signals if "@" in name]
 
 
 def test_mean_cost_is_arithmetic_and_none_when_unknown():
     """Dollars are averaged as dollars."""
     statistics = make()
-    assert statistics.mean_cost_usd(KEY, now=NOW) is None
+    assert statistics.cost_usd(KEY, now=NOW) is None
 
     for usd in (0.01, 0.03):
         statistics.add(KEY, NOW, [(priced(COST_USD, "v1"), usd)])
 
-    assert statistics.mean_cost_usd(KEY, now=NOW + DAY) == pytest.approx(0.02)
+    assert statistics.cost_usd(KEY, now=NOW + DAY).mean == pytest.approx(0.02)
 
 
 def test_a_counter_counts_requests_without_a_value_as_zero():

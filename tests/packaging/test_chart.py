@@ -203,3 +203,17 @@ def test_a_wrong_field_is_noticed(check, tmp_path: Path) -> None:
     assert 'unknown field "spec.template.spec.containers[0].resources.request"' in check(
         "chart", CHART, values, refused=True
     )
+
+
+def test_boards_and_rules_are_carried_along_when_they_are_asked_for(single: Rendered, many: Rendered) -> None:
+    """They are the files of monitoring, with the braces of their templates left alone."""
+    monitoring = ROOT / "monitoring"
+    carried = many.one("ConfigMap", "-boards")
+    assert carried["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert {name: json.loads(text) for name, text in carried["data"].items()} == {
+        path.name: json.loads(path.read_text()) for path in (monitoring / "grafana").glob("*.json")
+    }
+    for path in (monitoring / "prometheus" / "rules").glob("*.yml"):
+        assert many.one("PrometheusRule", f"-{path.stem}")["spec"] == yaml.safe_load(path.read_text())
+    assert "PrometheusRule" not in single.kinds()
+    assert not [o for o in single.objects if o["metadata"]["name"].endswith("-boards")]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = ("runtime.txt", "demo.txt", "dev.txt", "build.txt")
+LOCKS = ("runtime.txt", "demo.txt", "dev.txt", "build.txt", "clients.txt")
 PINNED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(\[[a-z0-9,_-]+\])?==([^\s;\\]+)( ; [^\\]+)?")
 # Places to fetch from; a registry or index host in a tracked file would silently become one of those.
 REGISTRIES = re.compile(
@@ -83,12 +83,15 @@ def test_no_tracked_file_names_a_place_to_fetch_from():
 
 
 def test_nothing_runs_when_an_interpreter_starts():
-    """No .pth, sitecustomize, setup.py or build hook of ours."""
+    """No .pth, sitecustomize or setup.py; the one hook of the build makes the page, and npm runs no scripts."""
     names = {path.name for path in tracked()}
     assert not [name for name in names if name.endswith(".pth")]
     assert not names & {"sitecustomize.py", "usercustomize.py", "setup.py", "conda.yaml"}
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
-    assert (build["build-backend"], "backend-path" in build) == ("setuptools.build_meta", False)
+    assert (build["build-backend"], build["backend-path"]) == ("backend", ["deploy/packaging"])
+    settings = [path for path in tracked() if path.name == ".npmrc"]
+    assert settings
+    assert all("ignore-scripts=true" in path.read_text().split() for path in settings)
 
 
 def test_no_credentials_are_tracked():

@@ -14,6 +14,7 @@ from proxy.control.access import HOW_TO_GET_IN, Asked, Reach, Verdict, judge
 from proxy.control.admin import openapi
 from proxy.control.admin.endpoint import AdminFault, Call, Endpoint, question_of
 from proxy.control.cluster.forwarding import HEADER, Stranger
+from proxy.control.page.serving import PATHS, Page
 from proxy.control.services import Services
 from proxy.logs import LOGGER_NAME
 
@@ -27,8 +28,8 @@ _log = logging.getLogger(LOGGER_NAME)
 _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def build_app(services: Services, endpoints: Sequence[Endpoint]) -> web.Application:
-    """An application that serves ``endpoints`` and judges everything."""
+def build_app(services: Services, endpoints: Sequence[Endpoint], page: Page) -> web.Application:
+    """An application that serves ``endpoints`` and ``page``, and judges everything."""
     reach_of: dict[tuple[str, str], Reach] = {}
 
     @web.middleware
@@ -77,7 +78,17 @@ def build_app(services: Services, endpoints: Sequence[Endpoint]) -> web.Applicat
         app.router.add_route(endpoint.method, endpoint.path, _bound(services, endpoint))
         if endpoint.method == "GET":
             app.router.add_route("HEAD", endpoint.path, _bound(services, endpoint))
+    reach_of |= _serve(page, app)
     return app
+
+
+def _serve(page: Page, app: web.Application) -> dict[tuple[str, str], Reach]:
+    """Route the page's paths; who may reach them."""
+    resources = [app.router.add_resource(path) for path in PATHS]
+    for resource in resources:
+        for method in ("GET", "HEAD"):
+            resource.add_route(method, page.serve)
+    return {("GET", resource.canonical): Reach.OPEN for resource in resources}
 
 
 def _bound(services: Services, endpoint: Endpoint) -> _Next:

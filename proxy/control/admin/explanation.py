@@ -103,6 +103,12 @@ def _chosen(data: Mapping[str, Any]) -> Iterator[str]:
     arm = data.get("arm")
     if arm is None:
         return
+    if data.get("cached"):
+        yield (
+            f"The answer came from the cache: arm {arm!r} had given it to request {data.get('cached_from')}. "
+            "Nobody was asked, it cost nothing, and nothing is learned from it, nor from feedback on it."
+        )
+        return
     left_out = data.get("filtered")
     if isinstance(left_out, Mapping) and left_out:
         listed = [f"{name} ({why})" for name, why in list(left_out.items())[:_MOST_LISTED]]

@@ -16,6 +16,7 @@ from proxy.control.metrics import exposition
 from proxy.control.metrics.exposition import Facts
 from proxy.control.metrics.faults import breaker_rows
 from proxy.control.services import Services
+from proxy.control.tracing import TraceFacts
 from proxy.resilience.breaker import CLOSED
 
 HEALTHY: Final = "healthy"
@@ -83,6 +84,7 @@ def _components(services: Services, facts: Facts, *, alive: bool, tripped: bool)
         "guards": HEALTHY if core.learners.is_guarding else DEGRADED,
         "configuration": HEALTHY if facts.config.last_successful else DEGRADED,
         "kafka": "off" if kafka is None else HEALTHY if kafka["up"] else DEGRADED,
+        "tracing": "off" if facts.traces is None else HEALTHY if facts.traces.up else DEGRADED,
     }
 
 
@@ -108,7 +110,15 @@ def _figures(services: Services, facts: Facts) -> dict[str, Any]:
         "database": {"error": _store_error(services), "pending_rows": facts.rollouts.pending_rows},
         "task_deaths": dict(facts.task_deaths),
         "kafka": {**(facts.kafka or {}), **(facts.kafka_counters or {}), **_error(facts.kafka_error)},
+        "tracing": _tracing(facts.traces),
     }
+
+
+def _tracing(facts: TraceFacts | None) -> dict[str, Any]:
+    if facts is None:
+        return {}
+    figures = {"lag_bytes": facts.lag_bytes, "delivered": facts.delivered, "lost": dict(facts.lost)}
+    return figures | _error(facts.error)
 
 
 def _error(text: str) -> dict[str, str]:

@@ -441,6 +441,7 @@ class HealthAnswer(Answer):
     state_directory: dict[str, Any] | None = None
     task_deaths: dict[str, int] | None = None
     kafka: dict[str, Any] | None = None
+    tracing: dict[str, Any] | None = None
 
 
 class ResponseAnswer(Answer):

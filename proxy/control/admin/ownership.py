@@ -121,15 +121,15 @@ async def _answered(call: Call, peer: Peer, reply: Reply) -> web.StreamResponse:
 async def _nowhere(
     call: Call, peers: Peers, id_: str, away: list[tuple[Peer, Unreachable]], *, knows_all: bool
 ) -> AdminFault:
-    """Why nobody has it: there is none, its owner does not answer, or its shard has no owner."""
-    waiting = [place for place in peers.places() if place.peer is None and not place.is_here]
-    if knows_all and not away and not waiting and peers.places():
-        return unknown()
+    """Why nobody has it: there is none, its owner does not answer, its shard has no owner, or is just moving."""
     try:
         records = await call.services.core.store.load()
     except StoreError:
         records = []
     record = next((found for found in records if found.id == id_), None)
+    waiting = [place for place in peers.places() if place.peer is None and not place.is_here]
+    if record is None and knows_all and not away and not waiting and peers.places():
+        return unknown()
     if record is None:
         # The database may be a moment behind those who could not be asked.
         return AdminFault(

@@ -8,8 +8,10 @@ from proxy.control.admin import (
     cluster,
     configuration,
     decisions,
+    densities,
     feedback,
     health,
+    history,
     judges,
     keys,
     leases,
@@ -17,11 +19,14 @@ from proxy.control.admin import (
     openapi,
     optimization_list,
     optimizations,
+    requests,
+    savings,
     summary,
 )
 from proxy.control.admin import models as m
 from proxy.control.admin import models_cluster as mc
 from proxy.control.admin import models_live as live_models
+from proxy.control.admin import models_page as page_models
 from proxy.control.admin.endpoint import About, Endpoint, Handler
 from proxy.control.admin.models_judges import JudgesAnswer
 
@@ -166,6 +171,40 @@ ENDPOINTS: Final = (
         "/api/v1/metrics/summary",
         summary.summary,
         About("Show totals", live_models.SummaryAnswer),
+    ),
+    Endpoint(
+        "GET",
+        history.TARGET,
+        history.history,
+        About(
+            "Show what happened when",
+            page_models.HistoryAnswer,
+            query=page_models.HistoryQuery,
+            also=(404, 503),
+        ),
+    ),
+    Endpoint(
+        "GET",
+        savings.TARGET,
+        savings.savings,
+        About("Show what was saved, with intervals", page_models.SavingsAnswer),
+    ),
+    Endpoint(
+        "GET",
+        densities.TARGET,
+        densities.densities,
+        About(
+            "Show beliefs about arms as curves",
+            page_models.DensitiesAnswer,
+            query=page_models.DensitiesQuery,
+            also=(404,),
+        ),
+    ),
+    Endpoint(
+        "GET",
+        requests.TARGET,
+        requests.requests,
+        About("List the newest requests", page_models.RequestsAnswer, query=page_models.RequestsQuery),
     ),
     Endpoint(
         "GET",

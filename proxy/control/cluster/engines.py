@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+from optimizer.cluster.earlier import Beginnings
 from optimizer.cluster.exchange import RedisExchange
 from optimizer.cluster.forwarding import Forwarder, Receiver
 from optimizer.cluster.membership import GroupListener, GroupMember
@@ -40,6 +41,7 @@ class Engines:
     Attributes:
         shipper: What ships this node's log at present; None before it runs.
         member: This node in the consumer group; None before it has begun.
+        beginnings: What partitions had before an owner's copy begins.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class Engines:
         self._links = links
         link = self.link
         self.exchange = RedisExchange(link)
+        assert settings.kafka is not None
+        self.beginnings = Beginnings(settings.kafka, security=security)
         self.shipper: Sink | None = None
         self.member: GroupMember | None = None
         self._settings = settings

@@ -126,6 +126,12 @@ class Cluster:
         known = self._settings.route(route) is not None
         return shard.learning if shard is not None and known else None
 
+    def is_testing_prompts(self, route: str) -> bool:
+        learning = self.of(route)
+        if learning is not None:
+            return learning.optimizing.is_testing_prompts(route)
+        return any(route in node.tests for node in self._heard())
+
     def start(self) -> None:
         self.assembly.write(self._settings)
 
@@ -256,6 +262,12 @@ class Cluster:
             runs=self.running(),
             guards=frozenset(guards),
             program=product_version(),
+            tests=frozenset(
+                route.name
+                for learning in self.all()
+                for route in learning.settings.routes
+                if learning.optimizing.is_testing_prompts(route.name)
+            ),
         )
 
     def running(self) -> Mapping[int, Version]:
@@ -289,6 +301,7 @@ class Cluster:
             assembly=self.assembly,
             journal=self._journal,
             heard_at=self.engines.heard_at,
+            beginnings=self.engines.beginnings,
             tasks=tasks,
             now=self.now,
         )
@@ -310,12 +323,14 @@ class Cluster:
         shard = self.owned.get(number)
         if shard is not None and shard.learning is not None:
             return shard.learning.optimizing.is_guarding
-        if self.neighbours is None:
-            return False
         # While Redis is away, what was heard last stays, and the workers' own hard stops are what is left. Who has
         # heard nothing since its start knows nothing of a candidate that may be long over.
-        heard = self.neighbours.alive() if self.neighbours.up else self.neighbours.nodes()
-        return any(number in node.guards for node in heard)
+        return any(number in node.guards for node in self._heard())
+
+    def _heard(self) -> Sequence[NodeState]:
+        if self.neighbours is None:
+            return ()
+        return self.neighbours.alive() if self.neighbours.up else self.neighbours.nodes()
 
     def _obstacle(self, number: int) -> str | None:
         """Why no candidate of a shard may be given traffic: others would not hear of it, or have not yet."""

@@ -11,12 +11,13 @@ import logging
 import shutil
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from optimizer.cluster.consuming import Incoming
+from optimizer.cluster.earlier import Beginnings, EarlierLog
 from optimizer.cluster.marks import Marks
 from optimizer.cluster.mirror import Mirror
 from optimizer.cluster.types import Fenced, ShardBook, SharedTable, Snapshot, Tenure, Version
@@ -34,6 +35,7 @@ from optimizer.settings import RetentionSettings, Settings
 from optimizer.store import StoreCorrupt, restore
 from optimizer.store import StoreError as LearnerStoreError
 from proxy.control.cluster.assembly import Assembly, Piece, blobs_of
+from proxy.control.cluster.tenure_journal import TenureJournal, alarms_told
 from proxy.control.journal import Journal
 from proxy.control.learning import Learning
 from proxy.control.learning_tasks import LearningTasks
@@ -72,6 +74,7 @@ class House:
         changed: Called when a shard has a new table for the other nodes.
         heard_at: When the topic was seen to its end last, Unix seconds.
         obstacle: By shard, why no candidate may be given traffic at present.
+        beginnings: What a partition had before its copy here begins.
     """
 
     directory: Path
@@ -83,6 +86,7 @@ class House:
     changed: Callable[[], None]
     obstacle: Callable[[int], str | None]
     heard_at: Callable[[], float]
+    beginnings: Beginnings
     book: ShardBook
     store: SqlStore
     assembly: Assembly
@@ -120,6 +124,7 @@ class OwnedShard:
         self._state: StateDirectory | None = None
         self._mirror: Mirror | None = None
         self._ingest: Ingest | None = None
+        self._earlier: EarlierLog | None = None
         self._tasks: LearningTasks | None = None
         self._saved: int | None = None
         """How many rows the learner had changed when it was saved last."""
@@ -246,7 +251,10 @@ class OwnedShard:
         mirror = Mirror(self._state.log_directory, self.number, segment_bytes=segment_bytes, resume=snapshot)
         marks = Marks()
         try:
-            ingest = self._ingest = Ingest(self._state, clock=house.now, indexes=False)
+            earlier = self._earlier = EarlierLog(
+                self.number, path / "earlier", mirror, house.beginnings, segment_bytes=segment_bytes
+            )
+            ingest = self._ingest = Ingest(self._state, clock=house.now, indexes=False, earlier=earlier)
             ingest.add_consumer(marks)
             await asyncio.to_thread(marks.begin, self._state.log_directory, ingest.cursor)
         except BaseException:
@@ -273,13 +281,15 @@ class OwnedShard:
             house.store, tenure, lambda route: house.is_mine(self.number, route), fenced=self.fenced.set
         )
         records = await self._answered(store.load)
-        ingest = self._ingest
+        ingest, earlier = self._ingest, self._earlier
         assert ingest is not None
+        assert earlier is not None
+        told = await asyncio.to_thread(alarms_told, state.log_directory, ingest.cursor)
         learning = Learning(
             state,
             self._cut(house.settings()),
             ingest=ingest,
-            journal=_Fence(house.journal, self.fenced),
+            journal=TenureJournal(house.journal, self.fenced, told),
             store=store,
             now=house.now,
             obstacle=lambda: house.obstacle(self.number),
@@ -296,7 +306,15 @@ class OwnedShard:
         self.word = "is learned"
         async with asyncio.TaskGroup() as group:
             syncer = LogSyncer([state.log_directory])
-            for work in (ingest.run(), self._keep(), syncer.run(), self._end_fenced(), self._end_moved()):
+            works = (
+                ingest.run(),
+                self._keep(),
+                syncer.run(),
+                earlier.run(),
+                self._end_fenced(),
+                self._end_moved(),
+            )
+            for work in works:
                 group.create_task(work)
 
     async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
@@ -449,18 +467,3 @@ def _furnished(path: Path, snapshot: Snapshot | None) -> StateDirectory:
     if snapshot is not None:
         restore(state.database_file, snapshot.data)
     return state
-
-
-class _Fence(Journal):
-    """The node's journal for as long as the tenure lasts: what a former owner decides is nobody's business."""
-
-    def __init__(self, journal: Journal, fenced: asyncio.Event) -> None:
-        self.log_directory = journal.log_directory
-        self.incarnation = journal.incarnation
-        self.writer = journal.writer
-        self._journal = journal
-        self._fenced = fenced
-
-    def write(self, type_: str, data: Mapping[str, Any], event_id: str | None = None) -> bool:
-        """See ``Journal``; True all the same, because nobody is to try again."""
-        return self._fenced.is_set() or self._journal.write(type_, data, event_id)

@@ -8,7 +8,7 @@ absent elsewhere; unknown is never 0.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -25,6 +25,7 @@ from optimizer.events import COMPLETED
 from optimizer.settings import CustomMetric
 from optimizer.steering import Steering
 from proxy.control.cluster.facts import ClusterFacts
+from proxy.control.metrics.caching import families as cache_families
 from proxy.control.metrics.cluster import families as cluster_families
 from proxy.control.metrics.cluster import intake_families
 from proxy.control.metrics.drift import Series as DriftSeries
@@ -38,6 +39,8 @@ from proxy.control.metrics.rollouts import RolloutFacts
 from proxy.control.metrics.rollouts import families as rollout_families
 from proxy.control.metrics.steering import families as steering_families
 from proxy.control.metrics.totals import NONE, TOKEN_KINDS, ArmLabels, ArmTotals, Histogram
+from proxy.control.metrics.tracing import families as trace_families
+from proxy.control.tracing import TraceFacts
 from proxy.selectors import REFUSALS
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -100,6 +103,7 @@ class Facts:
     cluster: ClusterFacts | None = None
     kafka_feedback: Mapping[str, int] | None = None
     kafka_error: str = ""
+    traces: TraceFacts | None = None
 
 
 class _Families(Collector):
@@ -129,8 +133,10 @@ def collect(observer: MetricsObserver, facts: Facts) -> list[Metric]:
         *_pipeline_families(observer, facts),
         *_config_families(observer, facts),
         *_worker_families(observer, facts),
+        *cache_families(observer.cache, observer.vocabulary.caching, _fresh(observer, facts)),
         *_kafka_families(facts),
         *intake_families(facts.kafka_feedback),
+        *trace_families(facts.traces),
         *(cluster_families(facts.cluster, now=facts.now) if facts.cluster is not None else ()),
     ]
 
@@ -389,6 +395,15 @@ def _config_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metric
     yield build
 
 
+def _fresh(observer: MetricsObserver, facts: Facts) -> dict[int, Mapping[str, Any]]:
+    """Last reports of the workers that have reported lately."""
+    return {
+        worker: seen.data
+        for worker, seen in observer.workers.items()
+        if facts.now - seen.at <= _WORKER_FRESH_S
+    }
+
+
 def _worker_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metric]:
     names = {
         "rss_bytes": ("worker_rss_bytes", "Resident memory of a worker.", 1.0),
@@ -422,17 +437,15 @@ def _worker_families(observer: MetricsObserver, facts: Facts) -> Iterator[Metric
     upstream = _gauge(
         "upstream_connections", "A worker's connections to an upstream.", ("worker", "upstream", "state")
     )
-    for worker, seen in observer.workers.items():
-        if facts.now - seen.at > _WORKER_FRESH_S:
-            continue
-        label, report = str(worker), {**seen.data, **seen.data.get("log", {})}
+    for worker, data in _fresh(observer, facts).items():
+        label, report = str(worker), {**data, **data.get("log", {})}
         up.add_metric((label,), 1)
         for key, family in families.items():
             value = report.get(key)
             if isinstance(value, int | float):
                 family.add_metric((label,), value * names[key][2])
         cpu.add_metric((label,), report.get("cpu_s", 0.0))
-        for name, counts in dict(seen.data.get("upstreams", {})).items():
+        for name, counts in dict(data.get("upstreams", {})).items():
             for state, count in zip(("busy", "idle", "waiting"), counts, strict=False):
                 upstream.add_metric((label, name, state), count)
     yield up
@@ -457,11 +470,10 @@ def _index_refused(observer: MetricsObserver, facts: Facts) -> Metric:
         "Files of contextual routes that a worker refused; their routes draw by mean probabilities.",
         ("worker", "reason"),
     )
-    for worker, seen in observer.workers.items():
-        if facts.now - seen.at <= _WORKER_FRESH_S:
-            counts = seen.data.get("index_refused", {})
-            for reason in REFUSALS:
-                family.add_metric((str(worker), reason), counts.get(reason, 0))
+    for worker, data in _fresh(observer, facts).items():
+        counts = data.get("index_refused", {})
+        for reason in REFUSALS:
+            family.add_metric((str(worker), reason), counts.get(reason, 0))
     return family
 
 

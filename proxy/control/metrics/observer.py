@@ -56,6 +56,7 @@ class MetricsObserver:
         self._losses = Growth()
         self._worker_counts = Growth()
         self._samples = Growth()
+        self.cache: Counter[tuple[str, str]] = Counter()
         self.reloads: Counter[str] = Counter()
         self.dropped_series = 0
         self.attempts = AttemptTotals()
@@ -139,6 +140,7 @@ class MetricsObserver:
                 **self._losses.save("lost"),
                 **self._worker_counts.save("worker_counts"),
                 **self._samples.save("samples"),
+                "cache": [[*key, count] for key, count in self.cache.items()],
                 "reloads": self.reloads,
                 "dropped_series": self.dropped_series,
                 **self.attempts.save(),
@@ -162,6 +164,7 @@ class MetricsObserver:
         self._losses.restore("lost", saved)
         self._worker_counts.restore("worker_counts", saved)
         self._samples.restore("samples", saved)
+        self.cache = Counter({(row[0], row[1]): row[2] for row in saved.get("cache", ())})
         self.reloads = Counter(saved["reloads"])
         self.dropped_series = saved["dropped_series"]
         self.attempts.restore(saved)
@@ -200,6 +203,8 @@ class MetricsObserver:
         outcome = data.get("outcome")
         known = outcome if outcome in events.OUTCOMES else OTHER
         totals.requests[known, _status_class(data.get("status"))] += 1
+        if data.get("cached"):
+            return  # Nobody was asked: it says nothing about the arm, and cost nothing.
         cost = serving.get("cost_usd")
         if cost is not None:
             totals.cost_usd += cost
@@ -246,6 +251,8 @@ class MetricsObserver:
         counted = {name: data.get(name) for name in _WORKER_COUNTS}
         self._worker_counts.report(worker, counted | {"diversions": data.get("log", {}).get("diversions")})
         self._samples.report(worker, data.get("content", {}))
+        for route, result, count in data.get("cache", {}).get("requests", ()):
+            self.cache[self._vocabulary.fold(route, None, None)[0], result] += count
         for growth in (self._losses, self._worker_counts, self._samples):
             growth.forget_workers(_REMEMBERED_WORKERS)
         self.breakers.report(worker, data.get("breakers"))

@@ -16,8 +16,10 @@ from optimizer.events import OUTCOMES
 from optimizer.lease_terms import MEASURES
 from optimizer.rollouts.machine import PROPOSE
 from optimizer.settings import CustomMetric
+from optimizer.sinks.otlp import LOST
 from optimizer.steering import Kept, Steering
 from policies.steering import COST, LATE, QUALITY
+from proxy.cache.visit import RESULTS as RESULTS_OF_CACHING
 from proxy.control.cluster.facts import ENGINES, FEEDBACK, INTAKE, ClusterFacts, ShardFacts
 from proxy.control.facts import FEEDBACK_RESULTS, INGEST_ERRORS, KAFKA_COUNTERS, KAFKA_GAUGES
 from proxy.control.judge_examiner import RESULTS as RESULTS_OF_JUDGING
@@ -28,6 +30,7 @@ from proxy.control.metrics.limits import LimitFacts, Standing, kind_of
 from proxy.control.metrics.observer import MetricsObserver, WorkerSeen
 from proxy.control.metrics.rollouts import WEBHOOK_RESULTS, RolloutFacts, statuses_of
 from proxy.control.metrics.totals import NONE, OTHER, TOKEN_KINDS, Vocabulary
+from proxy.control.tracing import TraceFacts
 from proxy.selectors import REFUSALS
 
 _HEAD: Final = """\
@@ -39,12 +42,13 @@ _HEAD: Final = """\
 Every metric that `/metrics` shows, in the order of the page, in Prometheus' text format 0.0.4. Whether a key is needed
 to read it is `admin.metrics_open`.
 
-- Counters are kept across restarts. `task_deaths`, `limit_reports_unstored`, `kafka_*`, `engine_errors`,
+- Counters are kept across restarts. `task_deaths`, `limit_reports_unstored`, `kafka_*`, `traces_*`, `engine_errors`,
   `tenures_fenced`, `table_publications` and `feedback_forwarding` begin again with the
   optimizer process, and so do `optimization_transitions`, `store_errors` and its own share in `events_lost` and
   `log_diversions`.
 - `engine_*`, `shard*`, `cluster_nodes`, `table_unacknowledged_seconds`, `tenures_fenced`, `table_publications` and
-  `feedback_forwarding` are those of a node in a cluster; `kafka_feedback` is there where feedback is read from Kafka.
+  `feedback_forwarding` are those of a node in a cluster; `kafka_feedback` is there where feedback is read from Kafka,
+  `traces_*` where spans are sent.
 - A gauge that is promised but not known is `NaN`, never 0. Gauges of a worker vanish when it has not reported for 6 s.
 - The number of series is bounded by the configuration: what it does not name is counted under `%(other)s`, what does
   not apply under `%(none)s`. Client keys and request ids are no labels.
@@ -83,6 +87,7 @@ LABELS: Final[Mapping[str, str]] = {
     "kind": _words(TOKEN_KINDS) + "; disjoint, so that they add up",
     "attempts_total result": _words(RESULTS),
     "feedback_total result": _words(FEEDBACK_RESULTS),
+    "cache_requests_total result": _words(RESULTS_OF_CACHING),
     "config_reloads_total result": _words(("success", "failure")),
     "why": _words(REASONS),
     "signal": _words(("success", "quality", "cost_usd", "latency_seconds", "ttft_seconds"))
@@ -97,6 +102,7 @@ LABELS: Final[Mapping[str, str]] = {
     "shard": "a shard that this node owns, by its number",
     "feedback_forwarding_total result": _words(FEEDBACK),
     "kafka_feedback_total result": _words(INTAKE) + "; `ignored` are events of ours",
+    "traces_lost_total reason": _words(LOST),
     "verb": "of the table in [rollouts](rollouts.md)",
     "webhooks_total result": _words(WEBHOOK_RESULTS),
     "judge_samples_total result": _words(SAMPLES),
@@ -147,6 +153,7 @@ def example() -> list[Metric]:
         combinations=(("route", "arm", "model"),),
         upstreams=frozenset(("upstream",)),
         breakers=(("upstream", "model"),),
+        caching=("route",),
     )
     observer = MetricsObserver(vocabulary, now=lambda: 0.0)
     sizes = ("rss_bytes", "in_flight", "connections", "buffered_bytes", "loop_lag_ms", "table_version")
@@ -159,7 +166,7 @@ def example() -> list[Metric]:
         "diverted",
         "queued_bytes",
     )
-    seen = dict.fromkeys((*sizes, *others), 0) | {"upstreams": {"upstream": (0, 0, 0)}}
+    seen = dict.fromkeys((*sizes, *others), 0) | {"upstreams": {"upstream": (0, 0, 0)}, "cache": {"bytes": 0}}
     observer.workers[1] = WorkerSeen(0.0, seen)
     estimate = Estimate(0.5, 0.0, 1.0, 1.0)
     report = ArmReport("arm", "model", "default", 1.0, 1, estimate, estimate, None, None, None, {})
@@ -189,6 +196,7 @@ def example() -> list[Metric]:
         kafka_counters=dict.fromkeys(KAFKA_COUNTERS, 0.0),
         cluster=ClusterFacts(node=1, owned=(ShardFacts(0, 1, 0.0, 0),)),
         kafka_feedback={},
+        traces=TraceFacts(True, 0, 0, 0, dict.fromkeys(LOST, 0)),
     )
     return collect(observer, facts)
 

@@ -199,6 +199,8 @@ class Vocabulary:
     upstreams: frozenset[str] = frozenset()
     breakers: tuple[tuple[str, str], ...] = ()
     """(upstream, model id) of every model."""
+    caching: tuple[str, ...] = ()
+    """Routes that keep answers."""
 
     @classmethod
     def of(cls, settings: Settings) -> "Vocabulary":
@@ -216,6 +218,7 @@ class Vocabulary:
             ),
             upstreams=frozenset(upstream.name for upstream in settings.upstreams),
             breakers=tuple(dict.fromkeys((model.upstream, model.model_id) for model in settings.models)),
+            caching=tuple(route.name for route in settings.routes if route.caching is not None),
         )
 
     def fold(self, route: str | None, arm: str | None, model: str | None) -> ArmLabels:

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-from dataclasses import replace
 
 import orjson
 import pydantic
@@ -327,24 +326,3 @@ async def test_typed_answers(claude, messages, caller, sdk):
     assert answer.choices[0].message.parsed == Count(n=2, of=["a", "b"])
     assert messages.bodies[0]["output_config"]["format"]["schema"]["required"] == ["n", "of"]
     assert (await claude.event())["signals"]["json_valid"] == 1
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_the_messages_api_itself_is_passed_through(claude, messages, upstream, stream):
-    """Configured so, ``/v1/messages`` reaches the provider in its own words, with our key and the caller's version."""
-    table = claude.worker.plane.table.source
-    claude.publish(replace(table, version=3, passthrough=(("/v1/", "up"), ("/v1/messages", "anthropic"))))
-    body = {"model": "claude-sonnet-4-5", "max_tokens": 9, "stream": stream}
-    turns = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
-    reply = await claude.client.post(
-        "/v1/messages?beta=true",
-        json=body | {"messages": turns},
-        headers={"x-api-key": "caller-key", "anthropic-version": "2023-06-01", "anthropic-beta": "b1"},
-    )
-
-    assert reply.status_code == 200, reply.text
-    expected = b"".join(messages.events(messages.message())) if stream else orjson.dumps(messages.message())
-    assert reply.content == expected
-    assert messages.paths == ["/v1/messages?beta=true"]
-    assert messages.headers[0]["anthropic-beta"] == "b1"
-    assert upstream.raw == []

@@ -209,6 +209,7 @@ async def test_kill_9_of_the_supervisor_ends_its_children_in_order(start):
     assert len(product.logged()) == 1
 
 
+@pytest.mark.long
 async def test_serving_never_notices_a_stopped_optimizer(start):
     """SIGSTOP, thousands of requests, SIGCONT: all are answered as quickly, and all are learned from, once."""
     product = await start(workers=2)

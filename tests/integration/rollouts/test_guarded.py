@@ -104,6 +104,7 @@ async def test_an_optimizer_that_resumes_on_a_broken_file_keeps_what_is_deployed
     assert {answer.status for answer in crowd.answers} == {200}
 
 
+@pytest.mark.long
 async def test_no_evidence_is_mixed_by_a_restart_at_any_transition(start, faulty):
     """Killed after each step: no stage's guards ever count more requests than were answered in that stage."""
     product = await start()

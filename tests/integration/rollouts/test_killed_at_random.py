@@ -77,6 +77,7 @@ def allowed(history: list[tuple[float, float]], begun: float, ended: float) -> f
     return max([*before[-1:], *during], default=0.0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_all_places_agree_after_kills_at_random_moments(start, faulty, seed):
     product = await start(more="deployment: {guard_lease_sec: 5}")

@@ -234,6 +234,7 @@ routes:
 """
 
 
+@pytest.mark.long
 async def test_a_steered_route_is_proposed_constraints_keeps_them_and_rests(begin, models):
     """It decides request by request before, during and after; what is deployed is the bound, not shares."""
     models.quality = {"big": 0.9, "small": 0.86}
@@ -256,6 +257,7 @@ async def test_a_steered_route_is_proposed_constraints_keeps_them_and_rests(begi
     assert sides["control", False] == sides["candidate", False] == 0
 
 
+@pytest.mark.long
 async def test_a_steered_candidate_that_is_worse_is_rolled_back(begin, models):
     models.quality = {"big": 0.9, "small": 0.86}
     product = await begin(
@@ -354,6 +356,7 @@ async def test_a_prompt_test_is_decided_by_a_metric_of_ones_own(begin, models):
         await at_rest(product, "prompt_optimization", people)
 
 
+@pytest.mark.long
 async def test_multi_objective_in_staging_stops_before_promotion(begin, models):
     """Its route has fixed shares, of which the loop keeps some for what it compares."""
     models.quality = {"big": 0.8, "small": 0.8}

@@ -149,6 +149,15 @@ def test_no_bytes_raise(data):
     decode_version(data)
 
 
+def test_a_node_says_where_prompts_are_tested():
+    state = NodeState(5, "a:1", 7.0, tests=frozenset(("chat", "code")))
+
+    assert decode_node(encode_node(state)) == state
+    assert decode_node(b'{"node": 5, "address": "a:1", "at": 7, "tests": [1, "chat", ["x"]]}') == NodeState(
+        5, "a:1", 7.0, tests=frozenset(("chat",))
+    )
+
+
 def test_an_older_programs_node_is_read():
     assert decode_node(b'{"node": 5, "address": "a:1", "at": 7}') == NodeState(5, "a:1", 7.0)
     assert decode_node(b'{"node": 5, "address": "a:1"}') is None

@@ -313,7 +313,7 @@ def test_the_invariants_hold():
     run_examples(30, 25)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_the_invariants_hold_for_long():
     run_examples(80, 50)

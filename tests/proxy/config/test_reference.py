@@ -7,11 +7,11 @@ from proxy.config.models import File
 from proxy.config.models_base import Block
 from proxy.config.reference import reference
 
-PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
+PAGE = Path(__file__).parents[3] / "docs" / "configuration-reference.md"
 
 
 def test_the_page_is_current():
-    """If not: `python -m proxy.config.reference > docs/configuration.md`."""
+    """If not: `python -m proxy.config.reference > docs/configuration-reference.md`."""
     assert PAGE.read_text() == reference()
 
 

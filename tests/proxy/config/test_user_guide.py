@@ -254,7 +254,7 @@ def test_basic_configuration_serves_known_models_and_passes_the_rest_through():
     assert {upstream.total_s for upstream in settings.upstreams} == {None}
     assert settings.routes == ()
     assert {"gpt-4", "gpt-4o", "claude-3-opus"} <= {model.name for model in settings.models}
-    assert settings.passthrough == (("/v1/", "openai"),)
+    assert settings.passthrough == (("/v1/", "openai"), ("/v1/messages/", "anthropic"))
     assert settings.kafka == KafkaSettings(brokers=("localhost:9092",))
     assert {note.partition(":")[0] for note in other_notes(loaded)} == {
         "optimization.strategies",
@@ -468,4 +468,4 @@ def test_no_file_is_a_configuration():
     loaded = load_text("", {}, path=None)
 
     assert loaded.settings == load_text("{}", {}, path=Path("/nowhere/config.yaml")).settings
-    assert loaded.settings.passthrough == (("/v1/", "openai"),)
+    assert loaded.settings.passthrough == (("/v1/", "openai"), ("/v1/messages/", "anthropic"))

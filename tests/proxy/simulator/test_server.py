@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from openai import APIStatusError, AsyncOpenAI
 
+from proxy.simulator.called import example
 from proxy.simulator.profiles import (
     STEPS,
     Fault,
@@ -248,3 +249,72 @@ async def test_a_caller_that_hangs_up_ends_its_stream() -> None:
 
     async with asyncio.timeout(5):
         await runner.cleanup()
+
+
+WEATHER = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "days": {"type": "integer", "minimum": 2},
+        "unit": {"$ref": "#/$defs/Unit"},
+        "hours": {"type": "array", "items": {"type": ["number", "null"]}},
+    },
+    "required": ["city"],
+    "$defs": {"Unit": {"enum": ["C", "F"]}},
+}
+ASKED = {"city": "text", "days": 2, "unit": "C", "hours": [1]}
+
+
+async def test_a_forced_call_has_arguments_that_its_schema_accepts() -> None:
+    """The one that is named is called; in a stream the arguments come in pieces."""
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": WEATHER}}
+        for name in ("other", "weather")
+    ]
+    named = {"type": "function", "function": {"name": "weather"}}
+    async with serving([SURE]) as client:
+        create = client.chat.completions.create
+        whole = await create(model="sure", messages=QUESTION, tools=tools, tool_choice=named)
+        parts = [
+            part.choices[0].delta.tool_calls[0]
+            async for part in await create(
+                model="sure", messages=QUESTION, tools=tools, tool_choice=named, stream=True
+            )
+            if part.choices[0].delta.tool_calls
+        ]
+
+    call = whole.choices[0].message.tool_calls[0].function
+    assert (call.name, json.loads(call.arguments)) == ("weather", ASKED)
+    assert (parts[0].function.name, parts[0].function.arguments) == ("weather", "")
+    assert json.loads("".join(part.function.arguments for part in parts)) == ASKED
+
+
+async def test_responses_call_functions_and_answer_in_json() -> None:
+    """Streamed and not, as the SDK puts it together."""
+    tools = [{"type": "function", "name": "weather", "parameters": WEATHER, "strict": False}]
+    shape = {"type": "object", "properties": {"answer": {"type": "string"}}}
+    async with serving([SURE]) as client:
+        create = client.responses.create
+        called = await create(model="sure", input="Weather?", tools=tools, tool_choice="required")
+        async with client.responses.stream(
+            model="sure", input="Weather?", tools=tools, tool_choice="required"
+        ) as stream:
+            kinds = [event.type async for event in stream]
+            streamed = await stream.get_final_response()
+        text = await create(
+            model="sure",
+            input="What is 37 * 12 + 5?",
+            text={"format": {"type": "json_schema", "name": "answer", "schema": shape}},
+        )
+
+    for reply in (called, streamed):
+        assert (reply.output[0].type, reply.output[0].name) == ("function_call", "weather")
+        assert json.loads(reply.output[0].arguments) == ASKED
+    assert "response.function_call_arguments.delta" in kinds
+    assert json.loads(text.output_text) == {"answer": "449"}
+
+
+def test_a_schema_that_refers_to_itself_ends() -> None:
+    node = {"type": "object", "properties": {"next": {"$ref": "#"}}}
+
+    assert example(node)["next"]["next"] != {}

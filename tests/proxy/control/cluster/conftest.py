@@ -236,14 +236,26 @@ class House:
     def learned(self) -> Sums:
         """The sum of what all owners have saved."""
         found: dict[Any, list[float]] = defaultdict(lambda: [0.0] * 4)
-        for shard, data in self.snapshots().items():
-            path = self.root / f"look-{shard}.sqlite3"
-            restore(path, data)
+        for path in self.saved():
             _add(found, path)
         return {key: (a, b, c, int(n)) for key, (a, b, c, n) in found.items()}
 
+    def saved(self) -> list[Path]:
+        """The learners' files that all owners have saved, as they are now."""
+        found = []
+        for shard, data in self.snapshots().items():
+            found.append(self.root / f"look-{shard}.sqlite3")
+            restore(found[-1], data)
+        return found
+
     def expected(self) -> Sums:
         """What one learner makes of the logs of all nodes together."""
+        found: dict[Any, list[float]] = defaultdict(lambda: [0.0] * 4)
+        _add(found, self.replayed())
+        return {key: (a, b, c, int(n)) for key, (a, b, c, n) in found.items()}
+
+    def replayed(self) -> Path:
+        """The learner's file of who has read the logs of all nodes together."""
         directory = self.root / f"u{uuid4().hex[:6]}"
         state = StateDirectory(directory)
         state.share(derived(SECRET, "request ids"), derived(SECRET, "client keys"))
@@ -256,9 +268,7 @@ class House:
         while ingest.step():
             pass
         ingest.close()
-        found: dict[Any, list[float]] = defaultdict(lambda: [0.0] * 4)
-        _add(found, state.database_file)
-        return {key: (a, b, c, int(n)) for key, (a, b, c, n) in found.items()}
+        return state.database_file
 
 
 def _add(found: dict[Any, list[float]], path: Path) -> None:

@@ -31,6 +31,7 @@ from proxy.control.journal import Journal
 from proxy.control.learners import Alone
 from proxy.control.learning import Learning
 from proxy.control.learning_tasks import LearningTasks
+from proxy.control.page.serving import Page
 from proxy.control.runtime import Runtime
 from proxy.control.services import Services
 from proxy.control.tasks import Tasks
@@ -209,7 +210,7 @@ async def _member(stack: AsyncExitStack, path: Path, config: Path, own: Sequence
         peers=peers,
     )
     runtime.services = services
-    runner = web.AppRunner(build_app(services, ENDPOINTS), access_log=None, shutdown_timeout=0.1)
+    runner = web.AppRunner(build_app(services, ENDPOINTS, Page()), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -146,6 +146,23 @@ async def test_of_a_record_in_the_database_it_is_said_which_shard_waits(pair: An
     assert document["error"]["details"] == {"shard": 1, "reason": "its owner has died"}
 
 
+async def test_a_record_whose_shard_moves_is_not_said_to_be_gone(pair: Any) -> None:
+    """Its owner has let it go and nobody has said so yet: everybody who is asked knows nothing of it."""
+    record = await made(pair.right)
+    pair.left.peers.own += (2,)  # so that every shard has an owner
+    pair.right.core.learners._own = ()
+    async with asyncio.timeout(10):
+        while record["id"] not in [found.id for found in await pair.left.core.store.load()]:
+            await asyncio.sleep(0.05)
+
+    for method, path in (("GET", ""), ("POST", "/rollback")):
+        status, document, headers = await pair.left.ask(
+            method, f"{BASE}/{record['id']}{path}", {} if path else None
+        )
+        assert (status, headers.get("Retry-After")) == (503, "2"), document
+        assert document["error"]["details"]["shard"] == 1
+
+
 async def test_a_dead_owner_did_nothing(pair: Any) -> None:
     """503 and no doubt: nobody took the connection."""
     record = await made(pair.right)

@@ -1,0 +1,1 @@
+"""What watches the product from outside: boards for Grafana, rules for Prometheus."""
