@@ -24,6 +24,8 @@ _OURS: Final = PREFIX.encode()
 # Where SDKs put a key when they think that they talk to a provider.
 _PROVIDER_STYLE: Final = (b"x-api-key", b"api-key")
 _EVERYTHING: Final = ("*",)
+# OpenAI's own words: there are clients that know a refused key by them, whatever status and code say (litellm 1.106).
+_INCORRECT: Final = "Incorrect API key provided: "
 
 _log = logging.getLogger("llm_optimizer.keys")
 
@@ -110,18 +112,22 @@ class Keyring:
         candidate = text.decode("latin-1")
         if not well_formed(candidate):
             raise KeyRefused(
-                "The API key is not one of this proxy: those begin with 'llmo-' and have 54 characters. Look for a "
+                f"{_INCORRECT}it is not one of this proxy. Those begin with 'llmo-' and have 54 characters. Look for a "
                 "typing error, or for a provider's key sent here."
             )
         digest = digest_of(candidate, self._pepper)
         found = self._keys.get(digest)
         if found is None or not hmac.compare_digest(found.key.digest, digest):
-            raise KeyRefused("The API key is unknown here. Ask the operator of this proxy for a new one.")
+            raise KeyRefused(f"{_INCORRECT}it is unknown here. Ask the operator of this proxy for a new one.")
         key = found.key
         if key.revoked_at is not None:
-            raise KeyRefused("This API key was revoked. Ask the operator for a new one.", "api_key_revoked")
+            raise KeyRefused(
+                f"{_INCORRECT}it was revoked. Ask the operator for a new one.", "api_key_revoked"
+            )
         if key.expires_at is not None and key.expires_at <= self._now():
-            raise KeyRefused("This API key has expired. Ask the operator for a new one.", "api_key_expired")
+            raise KeyRefused(
+                f"{_INCORRECT}it has expired. Ask the operator for a new one.", "api_key_expired"
+            )
         return key
 
 

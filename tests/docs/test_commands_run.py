@@ -26,11 +26,12 @@ ELSEWHERE = {
     "make cluster-demo": "tests/packaging/test_demo.py",
     "make check": "CONTRIBUTING.md, for people",
     "make format": "the same",
+    "make page": "tests/packaging/test_page.py",
     "llm-optimizer serve": "serves already",
     "python -m loadtests": "measurements, minutes to hours",
     "docker ": "no engine here; deploy/demo and tests/packaging look at what it would do",
     "helm ": "no cluster here; tests/packaging/test_chart.py renders it",
-    "pip install --upgrade .": "tests/packaging",
+    "pip install ": "tests/packaging",
     "systemctl ": "tests/packaging/test_systemd.py",
     "export ": "a key of your own",
 }  # fmt: skip

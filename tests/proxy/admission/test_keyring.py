@@ -144,6 +144,16 @@ def test_refusals_say_what_to_do(ring, headers, words):
     assert fault.code == "invalid_api_key"
 
 
+def test_a_key_that_does_not_work_is_called_incorrect(ring):
+    """In the words of OpenAI's 401, because litellm takes any other for a bad request."""
+    ended, revoked = ring.add(expires_at=NOW - 1), ring.add()
+    ring.keys[1] = replace(ring.keys[1], revoked_at=NOW)
+    ring.write()
+
+    for text in ("sk-of-some-provider", new_key(), ended, revoked):
+        assert str(ring.refusal(x_api_key=text)).startswith("Incorrect API key provided: ")
+
+
 def test_an_unknown_key_is_refused(ring):
     """Well formed, and nobody's; also the key of another node."""
     ring.add()
