@@ -60,8 +60,8 @@ skipped_events            events of a stream that were no JSON and were left out
 signals                   {"empty": 0|1, "refusal": 0|1, "json_valid": 0|1} where they apply
 upstream_request_id       the provider's own id
 trace_id, trace_flags     of the W3C trace that the request belongs to, if it does; ``parent_span_id`` the caller's
-                          span, if there is one, and with tracing on ``span_id`` the request's own; rows of ``attempts`` have
-                          ``span_id`` and ``at_ms`` (when it began, after ``started_ms``) then
+                          span, if there is one, and with tracing on ``span_id`` the request's own; rows of
+                          ``attempts`` have ``span_id`` and ``at_ms`` (when it began, after ``started_ms``) then
 ========================= ==========================================================================
 
 With **several attempts** each row of ``attempts`` has besides: ``why`` (one of ``WHYS``), model, model_key,

@@ -1,8 +1,8 @@
 """The consumer that turns events into figures over time, per route and per arm; see ``history_rings`` for where.
 
 It counts what the node's own log says, each request in the step in which it ended, and by the arm that served it, as
-the metrics do. What is only known where a route is learned (what was saved) is counted there, into rings of the same
-kind; figures of several nodes add up.
+the metrics do. What is only known where a route is learned (what was saved, and which ratings are its quality) is
+counted there, into rings of the same kind; figures of several nodes add up.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,30 +27,13 @@ class History:
     def __init__(self, rings: HistoryRings) -> None:
         self._rings = rings
         self._described: set[tuple[str, str, Any]] = set()
-        self._ratings: list[tuple[str, str, float]] = []
 
     def observe(self, event: Mapping[str, Any], where: Position) -> None:
         """See ``ingest.Consumer``."""
         del where
-        kind = event["type"]
-        if kind == events.REQUEST:
+        if event["type"] == events.REQUEST:
             data = event["data"]
-            ended_s = 1e-3 * (data["started_ms"] + data.get("duration_ms", 0.0))
-            self._request(data, ended_s)
-        elif not self._ratings:
-            return
-        else:
-            ended_s = datetime.fromisoformat(event["time"]).timestamp()
-        if self._ratings:
-            self._rate(ended_s)
-
-    def rated(self, decision: Mapping[str, Any], signal: str, value: float) -> None:
-        """See ``learner.Listener``; counted with the event that brought it, which the consumers get next."""
-        if signal != reward.QUALITY:
-            return
-        served = decision.get("served_by") or decision.get("arm")
-        if served:
-            self._ratings.append((decision["route"], served, value))
+            self._request(data, _ended_s(data))
 
     def snapshot(self) -> bytes:
         """See ``ingest.Consumer``."""
@@ -101,13 +84,54 @@ class History:
             self._rings.describe(route, arm, source.get("model"), variant)
         return self._rings.at(ended_s, route, arm)
 
-    def _rate(self, at_s: float) -> None:
+
+class Ratings:
+    """Counts ratings where they are learned, because only there is it known whose are the quality of a route.
+
+    Follows the log that is learned as an ``ingest.Consumer``.
+    """
+
+    name = "history_ratings"
+
+    def __init__(self, rings: HistoryRings) -> None:
+        self._rings = rings
+        self._ratings: list[tuple[str, str, float]] = []
+
+    def rated(self, decision: Mapping[str, Any], signal: str, value: float) -> None:
+        """See ``learner.Listener``; counted with the event that brought it, which the consumers get next."""
+        if signal != reward.QUALITY:
+            return
+        served = decision.get("served_by") or decision.get("arm")
+        if served:
+            self._ratings.append((decision["route"], served, value))
+
+    def observe(self, event: Mapping[str, Any], where: Position) -> None:
+        """See ``ingest.Consumer``."""
+        del where
+        if not self._ratings:
+            return
+        if event["type"] == events.REQUEST:
+            # It was rated before it ended.
+            at_s = _ended_s(event["data"])
+        else:
+            at_s = datetime.fromisoformat(event["time"]).timestamp()
         for route, arm, value in self._ratings:
             figures = self._rings.at(at_s, route, arm)
             if figures is not None:
                 figures.rated += 1
                 figures.quality += value
         self._ratings.clear()
+
+    def snapshot(self) -> bytes:
+        """See ``ingest.Consumer``."""
+        return b""
+
+    def restore(self, data: bytes) -> None:
+        """See ``ingest.Consumer``."""
+
+
+def _ended_s(data: Mapping[str, Any]) -> float:
+    return float(1e-3 * (data["started_ms"] + data.get("duration_ms", 0.0)))
 
 
 def _time(figures: Figures, data: Mapping[str, Any], serving: Mapping[str, Any] | None) -> None:

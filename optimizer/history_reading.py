@@ -4,11 +4,13 @@ A ``Part`` is what one node has, as sums, so that parts of one ``Window`` add up
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, floor
 from pathlib import Path
+from threading import Lock
+from time import monotonic, thread_time
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -17,6 +19,9 @@ from numpy.typing import NDArray
 from optimizer.history_rings import ARM_BITS, RINGS, ROUTES, TIME_CODES, time_of
 
 _BUSY_S: Final = 0.2
+READING_SHARE: Final = 0.01
+_MOST_KEPT: Final = 16
+_CHEAP_S: Final = 0.01
 _CODES: Final = 2 * TIME_CODES
 Names: TypeAlias = Mapping[int, tuple[str, str, str | None, str | None]]  # route, arm, model, variant
 _ROUTE_COLUMNS: Final = ("requests", "failed", "cost_usd", "saved_usd", "split", "candidate")
@@ -88,10 +93,59 @@ class Part:
             own.model, own.variant = own.model or theirs.model, own.variant or theirs.variant
             own.keys, own.counts = own.keys + theirs.keys, own.counts + theirs.counts
 
-    def forget_saved(self) -> None:
-        """Leave out what was saved: another place is to say it."""
+    def forget_learned(self) -> None:
+        """Leave out what was saved, and ratings: another place is to say it."""
         for figures in self.routes.values():
             figures["saved_usd"] = [0.0] * len(figures["saved_usd"])
+        for arm in self.arms.values():
+            arm.figures |= {name: [0] * len(arm.figures[name]) for name in ("rated", "quality")}
+
+    def copy(self) -> "Part":
+        """One that can be added to, and this one stays as it is."""
+        return Part(
+            {route: dict(figures) for route, figures in self.routes.items()},
+            {arm: replace(own, figures=dict(own.figures)) for arm, own in self.arms.items()},
+        )
+
+
+class PartReader:
+    """Reads parts, and gives one that was dear to read again for a while: pages ask every other second.
+
+    However many do, reading the same window takes about ``share`` of a core. For threads.
+    """
+
+    def __init__(
+        self,
+        *,
+        share: float = READING_SHARE,
+        clock: Callable[[], float] = monotonic,
+        used: Callable[[], float] = thread_time,
+    ) -> None:
+        self._share = share
+        self._clock = clock
+        self._used = used
+        self._lock = Lock()
+        self._kept: dict[tuple[Path, Window, str | None], tuple[float, Part]] = {}
+
+    def read(self, path: Path, window: Window, route: str | None) -> Part:
+        """As ``read``, but perhaps of a moment ago."""
+        key = path, window, route
+        with self._lock:
+            until, kept = self._kept.get(key, (0.0, None))
+            if kept is not None and self._clock() < until:
+                return kept.copy()
+        begun = self._used()
+        part = read(path, window, route)
+        took_s = self._used() - begun
+        if took_s < _CHEAP_S:
+            return part
+        until = self._clock() + took_s / self._share
+        with self._lock:
+            self._kept.pop(key, None)
+            self._kept[key] = until, part
+            while len(self._kept) > _MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+        return part.copy()
 
 
 def empty_route(points: int) -> dict[str, list[float]]:

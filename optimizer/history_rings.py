@@ -61,6 +61,9 @@ _FIELDS: Final = "requests, failed, cost_usd, saved_usd, split, candidate, rated
 # A step of the finest ring is folded when this many newer ones have begun; what comes later is added to all rings.
 _LATE_STEPS: Final = 2
 
+# So many steps that are over are open at most, beside those of the last commit.
+_MOST_LATE: Final = 4096
+
 Place = tuple[int, int, int]  # level, slot, series
 
 
@@ -193,8 +196,9 @@ class HistoryRings:
         self._stored = [stored.get(level, -1) for level in levels]
         self._folded: int = connection.execute("SELECT max(slot) FROM history_folded").fetchone()[0] or -1
         self._newest = [self._stored[ring] for ring in range(len(RINGS))]
-        # Whether steps were begun since those that are over were let go.
+        # Whether a new step was begun since those that are over were let go, and how many old ones were opened.
         self._moved = False
+        self._late = 0
         self._pruned = [-1] * len(RINGS)
         self._is_fold_stored = True
 
@@ -253,10 +257,12 @@ class HistoryRings:
         self._changed.clear()
         self._dirty.clear()
         self._is_fold_stored = True
-        if not self._moved:
+        if not self._moved and self._late < _MOST_LATE:
             return
-        self._moved = False
-        newest = self._newest
+        self._moved, self._late = False, 0
+        # A clock that was ahead for a while has left steps that are still to come.
+        now = self._now()
+        newest = [min(slot, int(now // ring.step_s)) for slot, ring in zip(self._newest, RINGS, strict=True)]
         for place in [place for place in self._open if place[1] < newest[place[0] % ROUTES] - 1]:
             self._stored[place[0]] = max(self._stored[place[0]], place[1])
             del self._open[place]
@@ -321,9 +327,11 @@ class HistoryRings:
                 ).fetchone()
             found = self._open[place] = Figures.of(row) if row is not None else Figures()
             ring = place[0] % ROUTES
-            if place[1] != self._newest[ring]:
-                self._newest[ring] = max(place[1], self._newest[ring])
+            if place[1] > self._newest[ring]:
+                self._newest[ring] = place[1]
                 self._moved = True
+            elif place[1] < self._newest[ring] - 1:
+                self._late += 1
         return found
 
     def _add(self, route: str, arm: str) -> Series:
@@ -362,7 +370,8 @@ class HistoryRings:
             oldest = int(now // ring.step_s) - ring.steps
             if number == 0:
                 oldest = min(oldest, self._folded)
-            if oldest <= self._pruned[number]:
+            # It may be less than before: clocks are set back.
+            if oldest == self._pruned[number]:
                 continue
             self._pruned[number] = oldest
             for level in (number, number + ROUTES):

@@ -18,6 +18,7 @@ _FIELDS = struct.Struct(
     ">HIIIII"
 )  # milliseconds >> 32, milliseconds low, node, incarnation, sequence, key tag
 _MAC_BYTES = 8
+_NODE_AT = 6
 _TEXT_LENGTH = len(PREFIX) + 2 * (_FIELDS.size + _MAC_BYTES)
 _LOW_32 = 0xFFFF_FFFF
 _HIGH_16 = 0xFFFF
@@ -101,6 +102,12 @@ def verify(text: str, key: bytes) -> RequestId | None:
         return None
     high, low, node, incarnation, sequence, key_tag = _FIELDS.unpack(fields)
     return RequestId(high << 32 | low, node, incarnation, sequence, key_tag)
+
+
+def node_of(text: str) -> str:
+    """The node in an id that is known to be genuine, as it is written there."""
+    begin = len(PREFIX) + 2 * _NODE_AT
+    return text[begin : begin + 8]
 
 
 def _keyed(key: bytes) -> blake2b:

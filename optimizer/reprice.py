@@ -39,6 +39,7 @@ class CostRebuild:
         self._until: dict[str, tuple[int, int]] = {}
         self._walk: Walk | None = None
         self._scratch: tuple[Statistics, LinearStatistics] | None = None
+        self._encoded: bytes | None = None
 
     @property
     def pending(self) -> frozenset[RouteArm]:
@@ -51,6 +52,7 @@ class CostRebuild:
         Without a way to price events again, old costs stay under their old version, and new ones start from
         nothing.
         """
+        self._encoded = None
         versions = self._learner.price_versions
         changed = {arm for arm, version in versions.items() if self._known.get(arm, version) != version}
         self._known.update(versions)
@@ -90,13 +92,16 @@ class CostRebuild:
 
     def snapshot(self) -> bytes:
         """What must survive: known versions, and the rebuild that is under way."""
-        return orjson.dumps(
-            {
-                "known": [[*arm, version] for arm, version in self._known.items()],
-                "pending": sorted(self._pending),
-                "until": self._until,
-            }
-        )
+        if self._encoded is None:
+            # Asked for with every step, and thousands of arms are the same for days.
+            self._encoded = orjson.dumps(
+                {
+                    "known": [[*arm, version] for arm, version in self._known.items()],
+                    "pending": sorted(self._pending),
+                    "until": self._until,
+                }
+            )
+        return self._encoded
 
     def restore(self, data: bytes) -> None:
         """Continue from a snapshot; a rebuild that was under way starts over.
@@ -105,6 +110,7 @@ class CostRebuild:
             ValueError, TypeError, KeyError: If the snapshot is none of ours.
         """
         stored = orjson.loads(data)
+        self._encoded = None
         self._known = {(route, model, variant): version for route, model, variant, version in stored["known"]}
         self._pending = {(route, model, variant) for route, model, variant in stored["pending"]}
         self._until = {source: (segment, offset) for source, (segment, offset) in stored["until"].items()}
@@ -134,6 +140,7 @@ class CostRebuild:
         self._learner.dirty_routes.update(arm[0] for arm in self._pending)
         self._pending.clear()
         self._until = {}
+        self._encoded = None
         self._walk = self._scratch = None
         if self._earlier is not None:
             self._earlier.forget()

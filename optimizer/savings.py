@@ -8,17 +8,18 @@ needs no second call; it does not correct for prompts that only some arms can se
 A request whose own cost or whose baseline's cost is unknown is counted as unknown, never as 0.
 
 The 95 % interval covers two things. The baseline's mean is of few requests, and all that are compared with it share
-its error; it is a running mean, so the variance of the sum grows by (2k - 1) times the mean's own variance with the
-k-th request. And requests differ by chance: the scatter of the differences. It holds both for what these very
-requests would have cost on the baseline and for what such traffic saves on average, and is a little too wide for
-either. It does not cover that arms may get other kinds of prompts (contextual routes, arms that can not serve
-some), that the baseline's cost drifts faster than the route forgets, or prices that are wrong. While the baseline has
-served fewer than about twenty requests it is too narrow, because costs are skewed: with eight it holds the truth in
-91 of 100 cases.
+its error, as far as it is still of the same requests: with each that is compared the variance of the sum grows by the
+mean's own and twice its covariance with the means before. Old requests count less in it, but forgetting alone, with
+nothing new, makes a mean no worse. And requests differ by chance: the scatter of the differences. It holds both for
+what these very requests would have cost on the baseline and for what such traffic saves on average, and is a little
+too wide for either. It does not cover that arms may get other kinds of prompts (contextual routes, arms that can not
+serve some), that the baseline's cost drifts faster than the route forgets, or prices that are wrong. While the
+baseline has served fewer than about twenty requests it is too narrow, because costs are skewed: with eight it holds
+the truth in 91 of 100 cases.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Final, Protocol
 
@@ -27,11 +28,14 @@ import orjson
 from optimizer import events
 from optimizer.history_rings import HistoryRings
 from optimizer.log.segment import Position
-from optimizer.reward import serving_cost
+from optimizer.reward import is_cached, is_continued, serving_cost
 from policies.types import Moments
 
 # Two-sided 95 % of a Gaussian.
 _WIDTH: Final = 1.959964
+_TOTALS: Final = ("saved_usd", "actual_usd", "requests", "unknown")
+_OF_INTERVAL: Final = ("measured", "differences", "squares", "uncertainty", "spread", "carried", "fresh")
+_INTERVAL: Final = "interval"
 
 
 class Cost(Protocol):
@@ -45,7 +49,9 @@ class RouteSavings:
     """Totals of one route: ``saved_usd`` = baseline - actual over ``requests``; ``unknown`` are left out.
 
     Of the newest ``measured`` requests the uncertainty is known (older programs kept none): sum and sum of squares of
-    their differences, and the variance of the sum of the baseline's means.
+    their differences, and the variance of the sum of the baseline's means. ``spread`` is the variance of the newest of
+    these means and ``carried`` the sum of its covariances with those before, both for costs of variance 1; ``fresh``
+    requests that the baseline served came into it since it was looked at.
     """
 
     saved_usd: float = 0.0
@@ -56,6 +62,9 @@ class RouteSavings:
     differences: float = 0.0
     squares: float = 0.0
     uncertainty: float = 0.0
+    spread: float = 0.0
+    carried: float = 0.0
+    fresh: int = 0
 
     @property
     def baseline_usd(self) -> float:
@@ -81,12 +90,23 @@ class RouteSavings:
         self.measured += 1
         self.differences += saved
         self.squares += saved * saved
+        self._share_error(baseline.weight)
+        known = 1.0 / self.spread
         # As if one more request had been seen whose cost is off by all of the mean: one alone shows no scatter.
-        weight = baseline.weight
-        scatter = (weight * baseline.variance + baseline.mean * baseline.mean) / (weight + 1.0)
+        scatter = (known * baseline.variance + baseline.mean * baseline.mean) / (known + 1.0)
         # The last factor is for what few of them say about their scatter.
-        self.uncertainty += (2 * self.measured - 1) * scatter / weight * (weight + 2.0) / weight
+        self.uncertainty += scatter * (self.spread + 2.0 * self.carried) * (known + 2.0) / known
         return saved
+
+    def _share_error(self, weight: float) -> None:
+        """Bring ``spread`` and ``carried`` to the baseline's present mean, of observations of that (decayed) weight."""
+        if self.spread > 0.0:
+            kept = max(1.0 - self.fresh / weight, 0.0)
+            self.carried = (self.carried + self.spread) * kept
+            self.spread = kept * kept * self.spread + self.fresh / (weight * weight)
+        # No observation weighs more than 1, so a mean of this weight is no worse; and there is one at least.
+        self.spread = min(self.spread or 1.0, 1.0 / weight, 1.0)
+        self.fresh = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +147,7 @@ def saving_of(routes: list[RouteSavings]) -> Saving:
 
 
 class Savings:
-    """Follows the log as an ``ingest.Consumer``. ``routes`` holds totals by route name.
+    """Follows the log as an ``ingest.PartedConsumer``. ``routes`` holds totals by route name.
 
     Args:
         cost: What an arm's requests cost.
@@ -157,6 +177,7 @@ class Savings:
         route = self.routes.get(name)
         if route is None:
             route = self.routes[name] = RouteSavings()
+        route.fresh += _teaches(data, baseline)
         # The sum is of what is known; without the serving attempt's part it says nothing.
         cost = None if serving_cost(data)[0] is None else data.get("cost_usd")
         started_s = data["started_ms"] * 1e-3
@@ -170,8 +191,12 @@ class Savings:
             figures.saved_usd += saved
 
     def snapshot(self) -> bytes:
-        """See ``ingest.Consumer``."""
-        return orjson.dumps({name: asdict(route) for name, route in self.routes.items()})
+        """See ``ingest.Consumer``: the totals, as older programs read them, too."""
+        return self._encoded(_TOTALS)
+
+    def snapshot_parts(self) -> Mapping[str, bytes]:
+        """See ``ingest.PartedConsumer``: what older programs do not know is in a part that they leave alone."""
+        return {"": self.snapshot(), _INTERVAL: self._encoded(_OF_INTERVAL)}
 
     def restore(self, data: bytes) -> None:
         """See ``ingest.Consumer``; also reads what older programs saved.
@@ -180,6 +205,27 @@ class Savings:
             ValueError, TypeError: If the snapshot is none of ours.
         """
         self.routes = {name: RouteSavings(**fields) for name, fields in orjson.loads(data).items()}
+
+    def restore_part(self, data: bytes) -> None:
+        """See ``ingest.PartedConsumer``."""
+        for name, fields in orjson.loads(data).items():
+            route = self.routes.get(name)
+            if route is not None:
+                for field in _OF_INTERVAL:
+                    setattr(route, field, fields[field])
+
+    def _encoded(self, fields: tuple[str, ...]) -> bytes:
+        rows = self.routes.items()
+        return orjson.dumps(
+            {name: {field: getattr(route, field) for field in fields} for name, route in rows}
+        )
+
+
+def _teaches(data: Mapping[str, Any], baseline: str) -> bool:
+    """Whether a completed request taught what the baseline costs."""
+    attempts: Sequence[Mapping[str, Any]] = data.get("attempts") or ()
+    served = attempts[-1].get("arm") if len(attempts) > 1 else data.get("arm")
+    return served == baseline and not is_cached(data) and not is_continued(data)
 
 
 def _share(saved: float | None, actual: float) -> float | None:

@@ -260,14 +260,18 @@ class DataPlane:
         entrance = self._entrance
         request_id = entrance.mint(request, started_ms)
 
+        def refuse(fault: ProxyError) -> None:
+            entrance.refuse(fault, MESSAGES, request, responder, request_id=request_id, started_ms=started_ms)
+
         def begin(outcome: Reservation | RateLimited | None, parked: Parked | None) -> None:
             del parked  # The body is complete, so there was nothing more to keep.
+            if isinstance(outcome, RateLimited):
+                refuse(outcome)
+                return
+            if outcome is not None:
+                outcome.settle(tokens=None, usd=None)
             self.in_flight += 1
             try:
-                if isinstance(outcome, RateLimited):
-                    raise outcome
-                if outcome is not None:
-                    outcome.settle(tokens=None, usd=None)
                 count_tokens(
                     request,
                     responder,
@@ -278,13 +282,14 @@ class DataPlane:
                 )
             except ProxyError as fault:
                 self.finished()
-                entrance.refuse(
-                    fault, MESSAGES, request, responder, request_id=request_id, started_ms=started_ms
-                )
+                refuse(fault)
+            except Exception:  # noqa: BLE001  # whatever it is, the caller must not wait for ever
+                self.finished()
+                entrance.crashed(MESSAGES, responder)
 
         subjects = limited(request.caller, None)
         if subjects:
-            entrance.reserve(subjects, responder, tokens=0, usd=0.0, then=begin)
+            entrance.reserve(subjects, responder, endpoint=MESSAGES, tokens=0, usd=0.0, then=begin)
         else:
             begin(None, None)
 
@@ -313,7 +318,7 @@ class DataPlane:
             return
         subjects = limited(request.caller, None)
         if subjects:
-            entrance.reserve(subjects, responder, tokens=0, usd=0.0, then=then)
+            entrance.reserve(subjects, responder, endpoint="other", tokens=0, usd=0.0, then=then)
         else:
             self._carry(request, responder, handle, request_id)
 

@@ -79,7 +79,7 @@ class Entrance:
         try:
             self._optimize(endpoint, request, responder)
         except Exception:  # noqa: BLE001  # whatever it is, the caller must not wait for ever
-            self.crashed(responder)
+            self.crashed(endpoint, responder)
 
     def mint(self, request: Request, started_ms: int) -> str:
         """The request's id, which names the key that asked; it also gets its place in its trace."""
@@ -127,6 +127,7 @@ class Entrance:
         subjects: list[tuple[str, Quota]],
         responder: Responder,
         *,
+        endpoint: str,
         tokens: int,
         usd: float | None,
         then: Callable[[Reservation | RateLimited, Parked | None], None],
@@ -149,7 +150,7 @@ class Entrance:
             except Exception:  # noqa: BLE001  # see ``begin``
                 if isinstance(outcome, Reservation):
                     outcome.cancel()
-                self.crashed(responder)
+                self.crashed(endpoint, responder)
 
         outcome = self._shared.meters.admit(subjects, tokens=tokens, usd=usd, resume=resume)
         if outcome is None:
@@ -268,12 +269,17 @@ class Entrance:
             if asked is not None:
                 exchange.sample(asked)
 
-    def crashed(self, responder: Responder) -> None:
+    def crashed(self, endpoint: str, responder: Responder) -> None:
         """To be called where an exception is handled that nobody expected."""
         _log.exception("a request could not be begun")
         if not responder.started:
             fault = ProxyError("Internal error.")
-            responder.reply(fault.status, JSON, fault.body())
+            # In no event, but whoever quotes it tells which worker it was, and when.
+            request_id = self._shared.ids.mint(int(time() * 1000))
+            block = JSON + crossing.ids_block(request_id)
+            if endpoint == MESSAGES:
+                block += crossing.messages_block(request_id)
+            responder.reply(fault.status, block, reply_body(endpoint, fault.status, fault.body(), request_id))
 
     def _start(self, exchange: Exchange, responder: Responder) -> None:
         self._shared.in_flight += 1
@@ -290,7 +296,8 @@ class Entrance:
                 self.turn_away(outcome, arrival)
 
         tokens, usd = most_expected(arrival.envelope, arrival.decision)
-        self.reserve(subjects, arrival.responder, tokens=tokens, usd=usd, then=then)
+        endpoint = arrival.endpoint
+        self.reserve(subjects, arrival.responder, endpoint=endpoint, tokens=tokens, usd=usd, then=then)
 
 
 def limited(caller: ClientKey | None, decision: Decision | None) -> list[tuple[str, Quota]]:

@@ -28,9 +28,9 @@ from optimizer.sinks.client import Secrets
 from optimizer.spans import Asked, Json, payload, spans_of
 from optimizer.stopping import wait_for_stop
 
-LOST: Final = ("refused", "rejected", "behind", "retention")
+LOST: Final = ("refused", "rejected", "behind", "retention", "malformed")
 """Why spans were left out: the collector refuses all of a call, or some of it; it was away for too long; the log was
-deleted before it was read (one for each segment, whatever it held)."""
+deleted before it was read (one for each segment, whatever it held); an event makes no spans (one for each)."""
 
 _RETRYABLE: Final = frozenset((408, 429, 502, 503, 504))
 _MARK: Final = b'"span_id":'
@@ -214,9 +214,13 @@ class SpanSender:
         for entry in batch.entries:
             if _MARK not in entry.line:
                 continue
-            event = orjson.loads(entry.line)
-            if event.get("type") == events.REQUEST:
-                spans += spans_of(event, asked)
+            try:
+                event = orjson.loads(entry.line)
+                if event.get("type") == events.REQUEST:
+                    spans += spans_of(event, asked)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                # A disk that lies, or another program's event: it will be no better the next time.
+                self.lost["malformed"] += 1
         most = self._tuning.most_spans
         return [spans[at : at + most] for at in range(0, len(spans), most)]
 
@@ -232,7 +236,7 @@ class SpanSender:
         async with session.post(
             self._settings.url, data=packed, headers=headers, allow_redirects=False
         ) as reply:
-            answer = await reply.content.read(_ANSWER_BYTES)
+            answer = await _begin_of(reply.content)
             status = reply.status
             after_s = _after(reply.headers.get("retry-after"))
         said = f"{status} {answer.decode('utf-8', 'replace')[:_SAID_CHARS]}".strip()
@@ -295,12 +299,20 @@ class SpanSender:
             _log.warning("cannot save the cursor of spans: %s", error)
 
 
+async def _begin_of(content: aiohttp.StreamReader) -> bytes:
+    """What an answer begins with, however small the pieces are in which it comes."""
+    begin = b""
+    while len(begin) < _ANSWER_BYTES and (more := await content.read(_ANSWER_BYTES - len(begin))):
+        begin += more
+    return begin
+
+
 def _rejected(answer: bytes) -> int:
     """How many spans a collector says it could not use."""
     try:
         partial = orjson.loads(answer)["partialSuccess"]
         return max(int(partial.get("rejectedSpans", 0)), 0)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return 0
 
 
@@ -314,5 +326,5 @@ def _after(value: str | None) -> float:
         pass
     try:
         return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0

@@ -20,6 +20,7 @@ from typing import Any, Final
 import orjson
 
 from optimizer import events
+from optimizer.ids import node_of
 from optimizer.log.segment import Position
 from optimizer.reward import SUCCESS, VALID, is_certain_failure
 from optimizer.routing import Arm
@@ -31,6 +32,8 @@ COST: Final = "cost"
 LATENCY: Final = "latency"
 BUCKETS: Final = 64
 """Groups that sticky units are hashed to; the scatter between them is what counts as noise."""
+MOST_NODES: Final = 64
+"""Whose versions of the table a trial remembers."""
 
 _FIXED: Final = "fixed"
 _HASHES: Final = float(2**64)
@@ -105,12 +108,30 @@ class Counts:
 
 @dataclass(slots=True)
 class Trial:
-    """One comparison. ``key`` says what is compared under which split, ``since`` from which table version on."""
+    """One comparison. ``key`` says what is compared under which split, ``since`` from which table version on.
+
+    ``seen`` has by node, which count their tables each for itself, the newest version that was seen and its key.
+    """
 
     key: str
     since: int
     started_at: float
     arms: dict[str, Counts] = field(default_factory=dict)
+    seen: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def moves(self, node: str, version: int, key: str) -> bool:
+        """Whether a node compares something else from this version on than it did, and than the trial does."""
+        before = self.seen.get(node)
+        if before is not None and version <= before[0]:
+            return False
+        if before is None and len(self.seen) >= MOST_NODES:
+            del self.seen[next(iter(self.seen))]
+        is_known = before is not None or bool(self.seen)
+        self.seen[node] = version, key
+        if key == self.key or (before is not None and before[1] == key):
+            return False
+        # Older programs saved nothing of it; on one node versions can be compared.
+        return is_known or version > self.since
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +255,7 @@ class PromptTrials:
                     )
                     for arm, raw in row["arms"].items()
                 },
+                {str(node): (int(version), str(key)) for node, version, key in row.get("seen", ())},
             )
         self._trials = trials
         self._encoded = None
@@ -258,21 +280,29 @@ class PromptTrials:
             return None
         total = sum(compared.values())
         shares = {name: p / total if fixed else 1.0 / len(compared) for name, p in compared.items()}
-        trial = self._trial(data, family, sorted(compared), str(data.get("selector")) if fixed else "even")
+        split = str(data.get("selector")) if fixed else "even"
+        trial = self._trial(data, family, sorted(compared), split, node_of(request_id))
         return None if trial is None else _Entry(trial, arm, shares, _bucket(data))
 
     def _trial(
-        self, data: Mapping[str, Any], family: _Family, arms: Sequence[str], split: str
+        self, data: Mapping[str, Any], family: _Family, arms: Sequence[str], split: str, node: str
     ) -> Trial | None:
-        """The trial that these arms under this split belong to; None for what an older table decided."""
+        """The trial that these arms under this split belong to; None for what an older table decided.
+
+        A node that still has the table before says so with every newer version of it, and begins nothing anew.
+        """
         place = (data["route"], family.model_key)
         key = _digest(split, *(part for arm in arms for part in (arm, family.prompts[arm])))
         version = int(data.get("table_version") or 0)
         trial = self._trials.get(place)
         if trial is not None and "context" in data and _lacks(trial, arms, family):
             return None  # This request could not have drawn one of them; others can.
-        if trial is None or (trial.key != key and version > trial.since):
+        if trial is None:
             trial = self._trials[place] = Trial(key, version, data["started_ms"] * 1e-3)
+            trial.moves(node, version, key)
+        elif trial.moves(node, version, key):
+            trial = self._trials[place] = Trial(key, version, data["started_ms"] * 1e-3, seen=trial.seen)
+            self._encoded = None
         return trial if trial.key == key else None
 
 
@@ -348,6 +378,7 @@ def _plain(key: tuple[str, str], trial: Trial) -> dict[str, Any]:
         "key": trial.key,
         "since": trial.since,
         "started_at": trial.started_at,
+        "seen": [[node, *newest] for node, newest in trial.seen.items()],
         "arms": {
             arm: {
                 "assigned": counts.assigned,

@@ -29,6 +29,7 @@ class Host(Protocol):
         subjects: list[tuple[str, Quota]],
         responder: Responder,
         *,
+        endpoint: str,
         tokens: int,
         usd: float | None,
         then: Callable[[Reservation | RateLimited, Parked | None], None],
@@ -38,7 +39,7 @@ class Host(Protocol):
 
     def turn_away(self, fault: RateLimited, arrival: Arrival) -> None: ...
 
-    def crashed(self, responder: Responder) -> None: ...
+    def crashed(self, endpoint: str, responder: Responder) -> None: ...
 
 
 class Desk:
@@ -69,7 +70,7 @@ class Desk:
                 else:
                     self._serve(arrival, visit, entry, go_on)
             except Exception:  # noqa: BLE001  # whatever it is, the caller must not wait for ever
-                self._host.crashed(responder)
+                self._host.crashed(arrival.endpoint, responder)
 
         responder.listener = parked
         self._cache.ask(arrival, visit, found)
@@ -91,7 +92,8 @@ class Desk:
 
         subjects = self._host.limits_of(arrival)
         if subjects:
-            self._host.reserve(subjects, arrival.responder, tokens=0, usd=0.0, then=then)
+            endpoint = arrival.endpoint
+            self._host.reserve(subjects, arrival.responder, endpoint=endpoint, tokens=0, usd=0.0, then=then)
         else:
             self._answer(arrival, visit, entry, b"")
 

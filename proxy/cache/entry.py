@@ -10,6 +10,7 @@ _FORMAT: Final = 1
 _SEAL_BYTES: Final = 16
 # What an entry takes beside its bytes, about: its objects, the key, and its place in a dictionary.
 _OVERHEAD: Final = 800
+_NAME_OVERHEAD: Final = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,9 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """About how many bytes of memory it takes."""
-        return _OVERHEAD + len(self.body)
+        """About how many bytes of memory it takes. Names of members and the type may be of any length."""
+        names = sum(_NAME_OVERHEAD + 4 * len(name) for name in self.left_out)
+        return _OVERHEAD + len(self.body) + len(self.content_type) + names
 
 
 def encode(entry: Entry, key: bytes, secret: bytes) -> bytes:

@@ -3,7 +3,8 @@
 Whatever can change an answer is in the name: the route and what its side would ask whom, the whole body, the headers
 that cross to an upstream, and who asks unless the route says that this does not matter. The order of the body's members
 and of those of its messages does not count, nor does whitespace; inside a schema order can change the answer, so there
-it counts. Names are keyed hashes: they tell nobody what was asked, and nobody can make one up.
+it counts, as in all of a Messages request. Names are keyed hashes: they tell nobody what was asked, and nobody can make
+one up.
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from optimizer.routing import Caching
+from optimizer.routing import MESSAGES, Caching
 from proxy import headers as crossing
 from proxy.compiled import CompiledArm, CompiledSide
 from proxy.dispatch import Decision
@@ -28,6 +29,9 @@ _NAMING: Final = frozenset((b"idempotency-key", b"traceparent", b"tracestate", b
 _TELLING: Final = tuple(sorted((crossing.FORWARDED_NAMES | {b"anthropic-version"}) - _NAMING))
 # Members of the body in which no schema stands, so that the order inside says nothing.
 _UNORDERED: Final = frozenset(("messages", "input", "stream_options"))
+# Two numbers that only differ beyond the precision of a double have 16 digits or more, with a point among them, or 20.
+_LONG: Final = b"0" * 17
+_DIGITS: Final = bytes.maketrans(b"123456789.", _LONG[:10])
 
 
 def entry_key(
@@ -66,7 +70,11 @@ def entry_key(
     if (caller is None and not rules.shared) or side.passthrough:
         parts += _values(headers, _CREDENTIALS)
     parts += _values(headers, _TELLING)
-    parts.append(canonical(envelope.doc))
+    # The input of a tool call is shown to the model as it is written.
+    unordered = _UNORDERED if envelope.endpoint != MESSAGES else frozenset()
+    parts.append(canonical(envelope.doc, unordered))
+    if has_long_numbers(envelope.raw):
+        parts.append(envelope.raw)
     return _digest(parts, secret)
 
 
@@ -78,14 +86,22 @@ def meaning(side: CompiledSide) -> bytes:
     return known
 
 
-def canonical(doc: Mapping[str, Any]) -> bytes:
-    """The body in one way of writing, whatever the way it came in."""
+def canonical(doc: Mapping[str, Any], unordered: frozenset[str] = _UNORDERED) -> bytes:
+    """The body in one way of writing, whatever the way it came in.
+
+    ``unordered`` are the members of it inside which order does not count either.
+    """
     parts = []
     for name in sorted(doc):
-        option = orjson.OPT_SORT_KEYS if name in _UNORDERED else None
+        option = orjson.OPT_SORT_KEYS if name in unordered else None
         parts.append(orjson.dumps(name))
         parts.append(orjson.dumps(doc[name], option=option))
     return b"\n".join(parts)
+
+
+def has_long_numbers(raw: bytes) -> bool:
+    """Whether some number of the body may have more digits than its parsed form holds; then every byte counts."""
+    return _LONG in raw.translate(_DIGITS)
 
 
 def is_ambiguous(raw: bytes) -> bool:

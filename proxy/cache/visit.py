@@ -135,7 +135,9 @@ def wishes(headers: Mapping[bytes, bytes]) -> tuple[bool, bool]:
     if control is None and ours is None:
         return True, True
     words = {word.strip().lower() for word in (control or b"").split(b",")}
-    if b"no-store" in words or (ours or b"").strip().lower() == BYPASS.encode():
+    if b"no-store" in words or BYPASS.encode() in {
+        word.strip().lower() for word in (ours or b"").split(b",")
+    }:
         return False, False
     return b"no-cache" not in words, True
 

@@ -17,6 +17,8 @@ _TIMEOUT_S: Final = 10.0
 _CLOCK_S: Final = 2.0
 
 _LOOK: Final = "look at the log of `llm-optimizer serve`"
+_KEY_IN_FILE: Final = "write the file, then: llm-optimizer config reload"
+_KEY_IN_ENVIRONMENT: Final = "set it where the server is started, and restart it"
 _FIXES: Final[Mapping[str, str]] = {
     "workers": "look at the log of `llm-optimizer serve`: no worker has reported for some seconds",
     "optimizer": "look at the log of `llm-optimizer serve`: a task of the optimizer has died",
@@ -99,7 +101,8 @@ def _components(health: Mapping[str, Any]) -> Iterator[Finding]:
             yield ok(name, str(state))
         else:
             facts = (health.get("engines") or {}).get(name) or health.get(name)
-            error = facts.get("error") if isinstance(facts, Mapping) else None
+            told = facts if isinstance(facts, Mapping) else {}
+            error = told.get("error") or "; ".join(told.get("problems", ()))
             message = f"{state}: {error}" if error else str(state)
             yield warn(name, message, _FIXES.get(name, _LOOK))
 
@@ -121,7 +124,7 @@ def _secrets(health: Mapping[str, Any]) -> Iterator[Finding]:
     notes = health["configuration"].get("notes", ())
     unset = [note for note in notes if " is not set" in note]
     for note in unset:
-        yield warn("secrets", note, "set it where the server is started, and restart it")
+        yield warn("secrets", note, _KEY_IN_FILE if " file:" in note else _KEY_IN_ENVIRONMENT)
     if not unset:
         yield ok("secrets", "every key that the configuration names is set")
 

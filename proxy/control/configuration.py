@@ -8,7 +8,7 @@ file is broken goes on with what was served.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -117,6 +117,7 @@ class Configuration:
         self.generation = history.generation
         self.last_successful = True
         self.last_success_at = now()
+        self.problems: tuple[Problem, ...] = ()
         self._started_with = loaded
         self._environ = environ
         self._generated_key = generated_key
@@ -170,6 +171,7 @@ class Configuration:
         if same(loaded, self.loaded):
             # The text is the same, but the keys behind its references need not be.
             self.access_rules = self._rules(loaded)
+            self.loaded = replace(self.loaded, notes=loaded.notes)
             return self._report(trigger, UNCHANGED)
         try:
             rules = self._rules(loaded)
@@ -198,6 +200,7 @@ class Configuration:
         superseded: tuple[str, ...] = (),
     ) -> ReloadResult:
         self.last_successful = result != REJECTED
+        self.problems = problems
         if result != REJECTED:
             self.last_success_at = self._now()
         report = ReloadResult(

@@ -14,6 +14,7 @@ from optimizer import events
 from optimizer.control_database import ControlDatabase
 from optimizer.control_store.store import SqlStore
 from optimizer.history import History as Figures
+from optimizer.history_reading import PartReader
 from optimizer.history_requests import RecentRequests
 from optimizer.ingest import Ingest
 from optimizer.key_store import KeyStore
@@ -97,7 +98,8 @@ class Core:
         self.ingest.add_consumer(self.observer)
         self.recent = RecentRequests(state.log_directory, self.ingest.cursor)
         self.ingest.add_consumer(self.recent)
-        self._count_over_time()
+        self.ingest.add_consumer(Figures(self.ingest.history))
+        self.history = PartReader()
         self.learners: Learners = self._learners(loaded)
         self.configuration = Configuration(
             loaded,
@@ -159,11 +161,6 @@ class Core:
             self.journal.close()
             self.database.close()
             self.lease_store.close()
-
-    def _count_over_time(self) -> None:
-        figures = Figures(self.ingest.history)
-        self.ingest.add_consumer(figures)
-        self.ingest.learner.listeners.append(figures.rated)
 
     def _learners(self, loaded: Loaded) -> Learners:
         if self.foundation is not None:

@@ -11,6 +11,7 @@ from optimizer.control_store.shard_store import ShardStore
 from optimizer.control_store.store import SqlStore
 from optimizer.drift import DriftWatch
 from optimizer.forgetting import Forgetting
+from optimizer.history import Ratings
 from optimizer.ingest import Ingest
 from optimizer.judging.judgements import Judgements
 from optimizer.log.node import StateDirectory
@@ -65,7 +66,9 @@ class Learning:
         self.savings = Savings(ingest.learner.cost_usd, ingest.history)
         self.judgements = Judgements()
         ingest.configure(settings, reprice=reprice)
-        for consumer in (self.savings, self.judgements):
+        ratings = Ratings(ingest.history)
+        ingest.learner.listeners.append(ratings.rated)
+        for consumer in (self.savings, self.judgements, ratings):
             ingest.add_consumer(consumer)
         self.drift = self._watch_for_drift(settings)
         self.contextual = Contextual(state, ingest=ingest, now=now)

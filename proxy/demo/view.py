@@ -178,7 +178,7 @@ def what_next(console: Console, base_url: str, *, program: str, is_running: bool
         lines: tuple[str, ...] = (
             f"  curl -i {base_url}/v1/chat/completions -H 'content-type: application/json' \\",
             f"""    -d '{{"model": "{ROUTE}", "messages": [{{"role": "user", "content": "What is 6 * 7 + 1?"}}]}}'""",
-            f"  curl {base_url}/api/v1/arms",
+            f"  {program} arms --url {base_url}",
             f"  curl {base_url}/metrics",
         )
     else:

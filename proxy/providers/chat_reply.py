@@ -3,11 +3,14 @@
 A stream has the API's own order: ``message_start``, every block opened, filled and closed before the next one,
 ``message_delta`` with the reason and all usage, ``message_stop``. The last two wait for the upstream's usage, which
 comes after its finish reason. Reasoning is left out: without a signature it is no thinking block. A stream that ends
-without a finish reason ends without ``message_stop``: a broken answer must look broken.
+without a finish reason ends without ``message_stop`` and is not whole, whatever its last words: a broken answer must
+look broken.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+from uuid import uuid4
 
 import orjson
 
@@ -37,6 +40,10 @@ _DONE: Final = b"[DONE]"
 
 def message(envelope: Envelope, body: bytes, facts: ReplyFacts) -> bytes:
     """A whole chat completion as a message; ``facts.error_type`` is set when it is none."""
+    if envelope.stream:
+        # Events are awaited: a message in one piece would read as an empty answer.
+        facts.error_type = "invalid_reply"
+        return body
     try:
         doc = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -113,8 +120,9 @@ def stop_of(
 ) -> tuple[str, str | None]:
     """Why an answer ended, and the text that ended it, which few servers tell (vLLM does)."""
     finish = text_of(choice.get("finish_reason"))
-    if finish == "stop" and text_of(choice.get("stop_reason")) in stops:
-        return "stop_sequence", choice["stop_reason"]
+    stopped_by = text_of(choice.get("stop_reason"))
+    if finish == "stop" and stopped_by and stopped_by in stops:
+        return "stop_sequence", stopped_by
     if refused and finish == "stop":
         return "refusal", None
     if called and finish == "stop":
@@ -133,16 +141,45 @@ def content_text(content: Any) -> str:
 def _tool_block(call: Mapping[str, Any], *, cut: bool) -> dict[str, Any] | None:
     """A call as a block; None when its arguments are no object and the answer was not cut there."""
     function = object_of(call.get("function"))
-    arguments = text_of(function.get("arguments"))
+    arguments = arguments_of(function)
+    if not arguments.strip():
+        arguments = "{}"
     try:
-        given = orjson.loads(arguments) if arguments.strip() else {}
+        given = orjson.loads(arguments)
     except orjson.JSONDecodeError:
         given = None
     if type(given) is not dict:
         if not cut:
             return None
-        given = {}
-    return {"type": "tool_use", "id": call.get("id"), "name": function.get("name"), "input": given}
+        arguments = "{}"
+    # As they were written: numbers may have more digits than could be written again.
+    whole = orjson.Fragment(arguments)
+    call_id = text_of(call.get("id")) or new_call_id()
+    return {"type": "tool_use", "id": call_id, "name": function.get("name"), "input": whole}
+
+
+def arguments_of(function: Mapping[str, Any]) -> str:
+    """The arguments of a call or a piece of them; a few servers send an object instead of its text."""
+    given = function.get("arguments")
+    return orjson.dumps(given).decode() if type(given) is dict else text_of(given)
+
+
+def new_call_id() -> str:
+    """For a call without one: its result has to name it."""
+    return f"call_{uuid4().hex[:24]}"
+
+
+def read_chunk(data: bytes) -> Any:
+    """The data of an event, as leniently as clients read it: NaN, broken UTF-8, half a pair. None if it is none."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        doc = json.loads(data.decode("utf-8", "replace"), strict=False, parse_constant=lambda _: None)
+        return orjson.loads(json.dumps(doc, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
 
 
 class ChatToMessagesDecoder(EventStreamDecoder):
@@ -183,12 +220,9 @@ class ChatToMessagesDecoder(EventStreamDecoder):
                 continue
             if data == _DONE:
                 parts.append(self._end())
-                self.terminal = True
+                self.terminal = self._last is not None
                 continue
-            try:
-                doc = orjson.loads(data)
-            except orjson.JSONDecodeError:
-                continue
+            doc = read_chunk(data)
             if type(doc) is dict:
                 self._chunk(doc, parts)
         return b"".join(parts)
@@ -252,12 +286,13 @@ class ChatToMessagesDecoder(EventStreamDecoder):
         function = object_of(call.get("function"))
         name, call_id = text_of(function.get("name")), text_of(call.get("id"))
         known = self._tools.get(place)
-        # Some servers give every call of an answer the same place.
-        if known is None or (name and call_id and call_id != known[1]):
-            self._open({"type": "tool_use", "id": call_id, "name": name, "input": {}}, "tool", parts)
+        # Some servers give every call of an answer the same place, or none at all.
+        if known is None or (name and (call_id != known[1] if call_id else type(index) is not int)):
+            shown = call_id or new_call_id()
+            self._open({"type": "tool_use", "id": shown, "name": name, "input": {}}, "tool", parts)
             known = self._tools[place] = (self._index, call_id)
             self._called = self.facts.tool_calls = True
-        if arguments := text_of(function.get("arguments")):
+        if arguments := arguments_of(function):
             if known[0] != self._index or self._kind != "tool":
                 # The block is closed, and there is no opening it again.
                 self._fail({"type": "invalid_reply"}, parts)

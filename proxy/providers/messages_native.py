@@ -88,6 +88,10 @@ def _own_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def read_message(envelope: Envelope, body: bytes) -> ReplyFacts:
     """The facts of a whole reply; ``error_type`` is set for what is none."""
     facts = ReplyFacts()
+    if envelope.stream:
+        # Events are awaited: a message in one piece would read as an empty answer.
+        facts.error_type = "invalid_reply"
+        return facts
     if len(body) > PARSE_BYTES and _read_edges(body, facts):
         return facts
     try:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizer import events
-from optimizer.history import History
-from optimizer.history_reading import Part, percentiles, read, window_of
+from optimizer.history import History, Ratings
+from optimizer.history_reading import Part, PartReader, percentiles, read, window_of
 from optimizer.history_rings import MOST_SERIES, RINGS, HistoryRings, time_code, time_of
 from optimizer.ingest import Ingest
 
@@ -160,9 +160,10 @@ def test_ratings_are_in_the_step_in_which_they_arrived(node, learning):
     at = learning["noon"]
     clock = [at + 65.0]
     ingest = Ingest(node.state, clock=lambda: clock[0])
-    history = History(ingest.history)
-    ingest.add_consumer(history)
-    ingest.learner.listeners.append(history.rated)
+    ratings = Ratings(ingest.history)
+    ingest.add_consumer(History(ingest.history))
+    ingest.add_consumer(ratings)
+    ingest.learner.listeners.append(ratings.rated)
     ingest.configure(learning["settings"]())
     early, late = node.mint(at), node.request(at=at)
     node.feedback(early, at=at + 3, value=0.2)
@@ -373,3 +374,61 @@ def test_parts_of_several_nodes_are_what_one_would_have_counted(tmp_path):
             assert percentiles(part.arms[arm], 30, (0.5, 0.95), first_token=first) == percentiles(
                 row, 30, (0.5, 0.95), first_token=first
             )
+
+
+def test_a_clock_that_was_ahead_for_a_while_leaves_nothing_behind(disk):
+    """What it said is of the future; from then on everything is counted, and goes when its time has come."""
+    disk.request(NOW)
+    disk.commit()
+    disk.now = NOW + 400 * 86400
+    disk.request(disk.now)
+    disk.commit()
+
+    for step in range(500):
+        disk.now = NOW + 10 * step
+        for arm in ARMS:
+            disk.request(disk.now, arm=arm)
+        disk.commit()
+
+    rows = disk.connection.execute(
+        "SELECT count(DISTINCT slot) FROM history WHERE level = 0 AND slot <= ?", (disk.now // 10,)
+    )
+    assert rows.fetchone()[0] <= RINGS[0].steps + 1
+    # The last of its minutes is not over yet.
+    assert 708 < sum(disk.read(60, 60).routes["auto"]["requests"]) <= 720
+    assert sum(disk.read(1440, 24).routes["auto"]["requests"]) == 1000
+
+
+def test_what_comes_late_does_not_stay_in_memory(disk):
+    """Two weeks of a node that was away, after all that the others had."""
+    disk.request(NOW)
+    disk.commit()
+    for step in range(3000):
+        disk.request(NOW - 86400 + 20 * step, arm=ARMS[step % 2])
+        disk.commit()
+
+    assert len(disk.rings._open) < 5000
+    assert sum(disk.read(2880, 48).routes["auto"]["requests"]) == 3001
+
+
+def test_what_was_dear_to_read_is_given_again_for_a_while(disk):
+    """A quarter of a second at one hundredth of a core: for 25 s; and whoever adds to a part adds to nobody else's."""
+    clock, used = [0.0], iter((0.0, 0.25, 1.0, 1.25))
+    reader = PartReader(share=0.01, clock=lambda: clock[0], used=lambda: next(used))
+    window = window_of(1, 1, until=NOW + 1)
+    disk.request(NOW)
+    disk.commit()
+    first = reader.read(disk.path, window, "auto")
+    first.add(first.copy())
+    first.forget_learned()
+    disk.request(NOW)
+    disk.commit()
+
+    clock[0] = 24.0
+    again = reader.read(disk.path, window, "auto")
+    clock[0] = 25.0
+    later = reader.read(disk.path, window, "auto")
+
+    assert [part.routes["auto"]["requests"] for part in (first, again, later)] == [[2], [1], [2]]
+    assert again.arms["small"].figures["requests"] == [1]
+    assert len(again.arms["small"].keys) == 1

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from loadtests.page.world import World
+from loadtests.page.world import ADMIN_KEY, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -61,6 +61,8 @@ def test_a_canary_that_fails_is_seen_being_rolled_back(see: Any, world: World) -
     ]
     assert "by optimizer" in history.locator("[data-verb=rollback]").inner_text()
     assert page.locator(".stage.failed").get_by_text("ended here").is_visible()
+    # On a wide screen as on a narrow one: it is what the decision was made on.
+    assert page.get_by_role("table", name="Expected effects against the baseline").is_visible()
     errors = page.get_by_role("row", name="Errors")
     failed = 100.0 * told["measured"]["guards"]["error"]["candidate"]
     assert f"{float(f'{failed:.3g}'):g}%" in errors.inner_text()
@@ -121,6 +123,55 @@ def test_an_order_about_what_has_changed_is_refused_and_explained(see: Any, worl
     page.keyboard.press("Escape")
     stands(page, "paused")
     assert world.api("GET", f"/api/v1/optimize/{id_}")["candidate_percentage"] == 30.0
+    world.api("POST", f"/api/v1/optimize/{id_}/abort")
+
+
+def test_an_open_dialog_outlives_failed_polls_and_a_missing_key(see: Any, world: World) -> None:
+    id_ = world.rollout(stages=LONG, route="support", name="Held up")
+    page = see(f"rollouts/{id_}")
+    stands(page, "running")
+    page.get_by_role("button", name="Roll back").click()
+    dialog = page.get_by_role("dialog", name="Roll back")
+    dialog.get_by_label("Reason").fill("it was typed once")
+    away = f"**/api/v1/optimize/{id_}*"
+    page.route(away, lambda route: route.abort())
+    page.get_by_text("Shown is what was known at").wait_for()
+    page.unroute(away)
+    page.set_extra_http_headers({"x-forwarded-for": "192.0.2.7"})
+
+    dialog.get_by_role("button", name="Roll back").click()
+    asked = page.get_by_role("dialog", name="Admin key")
+    asked.get_by_label("Key").fill(ADMIN_KEY)
+    asked.get_by_role("button", name="Use this key").click()
+    asked.wait_for(state="detached")
+    assert dialog.get_by_label("Reason").input_value() == "it was typed once"
+    dialog.get_by_role("button", name="Roll back").click()
+    stands(page, "rolled_back")
+    page.get_by_test_id("history").get_by_text("it was typed once").wait_for()
+
+
+def test_what_was_sent_can_not_be_called_back_and_tells_how_it_ended(see: Any, world: World) -> None:
+    id_ = world.rollout(stages=LONG, route="support", name="Sent")
+    page = see(f"rollouts/{id_}")
+    stands(page, "running")
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route("**/pause", hold)
+    page.get_by_role("button", name="Pause").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Pause").dblclick()
+    dialog.get_by_text("Working").wait_for()
+    assert dialog.get_by_role("button", name="Cancel").is_disabled()
+    # The second one closes it whatever the page says.
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    world.until(lambda: page.wait_for_timeout(20) or held)
+    [only] = held
+    only.fulfill(status=409, json={"error": {"code": "CONFLICT", "message": "It is held elsewhere."}})
+    page.get_by_text("It is held elsewhere.").wait_for()
     world.api("POST", f"/api/v1/optimize/{id_}/abort")
 
 

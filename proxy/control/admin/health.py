@@ -97,6 +97,7 @@ def _figures(services: Services, facts: Facts) -> dict[str, Any]:
             "hash": facts.config.config_hash,
             "generation": facts.config.generation,
             "last_reload_successful": facts.config.last_successful,
+            "problems": [str(problem) for problem in services.core.configuration.problems],
             "notes": [str(note) for note in services.core.configuration.loaded.notes],
         },
         "table": {"version": facts.table_version, "published_at": facts.table_published_at},

@@ -1,7 +1,7 @@
 """What happened when: requests, cost and savings of every route, and of one route latency and quality of every arm.
 
-Requests are counted by the node that served them, savings by the owner of their route; both are sums by step, so those
-of several nodes add up to what one node would have said.
+Requests are counted by the node that served them, savings and ratings by the owner of their route; all are sums by
+step, so those of several nodes add up to what one node would have said.
 """
 
 import asyncio
@@ -20,7 +20,6 @@ from optimizer.history_reading import (
     empty_arm,
     empty_route,
     percentiles,
-    read,
     valid,
     window_of,
 )
@@ -66,11 +65,12 @@ async def _own(services: Services, window: Window, route: str | None) -> Part:
     part = Part()
     try:
         paths = list(dict.fromkeys((own, *learned)))
+        read = services.core.history.read
         parts = await asyncio.gather(*(asyncio.to_thread(read, path, window, route) for path in paths))
         for path, found in zip(paths, parts, strict=True):
             if path not in learned:
                 # What a node learned before it was one of several is nobody's word on its routes any more.
-                found.forget_saved()
+                found.forget_learned()
             part.add(found)
     except HistoryUnreadable as error:
         raise AdminFault(

@@ -28,6 +28,7 @@ what operators call lives below `/api/v1`, `/health`, `/metrics` and `/ui`.
 | Path | What it is |
 |---|---|
 {optimized}
+| `POST /v1/messages/count_tokens` | input tokens that a message would take, counted or estimated |
 | `GET /v1/models`, `GET /v1/models/NAME` | routes and models that the caller may use |
 | `POST /v1/feedback` | ratings of answers; see below |
 | any other path below `/v1` | carried to the upstream that `passthrough` names for it |
@@ -38,17 +39,22 @@ Request headers:
 |---|---|
 | `x-llm-optimizer-pin` | an arm of the route, which is then used instead of drawing one |
 | `x-llm-optimizer-key` | the client key, where `authorization` belongs to the provider |
+| `x-llm-optimizer-cache` | `bypass`: neither take nor leave a kept answer |
 
 Replies carry headers that begin with `x-llm-optimizer-`: `request-id`, `route`, `arm`, `model`, `variant`, `side`,
-`attempts`, `overhead-ms` and, where the whole reply is known before it is sent, `cost-usd`.
+`attempts`, `overhead-ms` and, where the whole reply is known before it is sent, `cost-usd`. Some have
+`upstream-request-id` (the provider's own id), `cache` (`hit`, `miss`, `bypass`; routes with a cache), `left-out`
+(members that a translated message lost) or `token-count` (`counted`, `estimated`).
 
-Errors have OpenAI's shape, `{{"error": {{"message", "type", "param", "code"}}}}`, whoever failed.
+Errors have OpenAI's shape, `{{"error": {{"message", "type", "param", "code"}}}}`, whoever failed; below
+`/v1/messages` Anthropic's, `{{"type": "error", "error": {{"type", "message"}}, "request_id"}}`.
 
 ## For operators
 
 {description} Everything but `/health` and, with `admin.metrics_open`, `/metrics` asks others for the admin key:
 `Authorization: Bearer KEY` or `x-api-key: KEY`. Errors have one shape, `{{"error": {{"code", "message", "details"}}}}`.
-The same for programs: `GET /openapi.json`.
+The same for programs: `GET /openapi.json`. Open to everybody besides: `GET /health` and `/health/live` (it runs),
+`/health/ready` (it has a routing table and is not draining, else 503), and the files of the page below `/ui`.
 
 """
 

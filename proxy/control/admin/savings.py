@@ -21,8 +21,9 @@ async def savings(call: Call) -> web.StreamResponse:
     if call.is_hop:
         return answer(gathered.mark({"part": {route: asdict(row) for route, row in found.items()}}))
     for other in gathered.parts(_read):
-        found |= {route: row for route, row in other.items() if route not in found}
-    names = dict.fromkeys(route.name for route in call.services.settings.routes)
+        _add(found, other)
+    # Configured ones in their order, then those that are gone: taking away a route takes back no dollar.
+    names = dict.fromkeys((*(route.name for route in call.services.settings.routes), *sorted(found)))
     known = {name: found.get(name, RouteSavings()) for name in names}
     return answer(
         gathered.mark(
@@ -35,11 +36,26 @@ async def savings(call: Call) -> web.StreamResponse:
 
 
 def _own(services: Services) -> dict[str, RouteSavings]:
-    return {
-        route.name: learning.savings.routes.get(route.name, RouteSavings())
-        for learning in services.core.learners.all()
-        for route in learning.settings.routes
-    }
+    """Of the routes that are learned here, and of those that no configuration has any more."""
+    configured = {route.name for route in services.settings.routes}
+    found: dict[str, RouteSavings] = {}
+    for learning in services.core.learners.all():
+        own = {route.name for route in learning.settings.routes}
+        rows = learning.savings.routes
+        _add(found, {name: rows[name] for name in rows if name in own or name not in configured})
+    return found
+
+
+def _add(found: dict[str, RouteSavings], other: Mapping[str, RouteSavings]) -> None:
+    """A route has one owner. One that is gone may be remembered by several, by the last of them best."""
+    for route, row in other.items():
+        known = found.get(route)
+        if known is None or _size(row) > _size(known):
+            found[route] = row
+
+
+def _size(row: RouteSavings) -> int:
+    return row.requests + row.unknown
 
 
 def _read(document: Mapping[str, Any]) -> dict[str, RouteSavings]:

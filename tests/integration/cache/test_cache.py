@@ -119,6 +119,7 @@ async def test_concurrent_callers_never_meet(kept, shared):
         ({"cache-control": "max-age=0, No-Cache"}, False, True),
         ({"cache-control": "max-age=0"}, True, True),
         ({NAME: "hit"}, True, True),
+        ({NAME: "Bypass, bypass"}, False, False),
     ],
 )
 async def test_a_caller_may_do_without(kept, headers, looks, leaves):

@@ -36,9 +36,11 @@ class Collector:
     headers: list[dict[str, str]] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     always: Answer | None = None
+    last: web.Request | None = None
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         self.calls += 1
+        self.last = request
         # aiohttp unpacks what says that it is packed.
         body = await request.read()
         if self.answers:
@@ -356,3 +358,39 @@ async def test_without_a_collector_it_waits_counts_and_stops(node: Node) -> None
         assert sender.stats.lag_bytes > 0
         assert not sender.cursor
     assert sender.stats.delivered == 0
+
+
+async def test_what_makes_no_spans_is_counted_and_the_next_is_sent(node: Node, collector: Collector) -> None:
+    """A line that the disk has damaged, and an event that lacks what every event has: once each, never again."""
+    node.writer.append(b'{"type": "llm_optimizer.request.v1", "data": {"span_id":"1", "tr}\n')
+    node.log(status=None)
+    node.log()
+    sender = node.sender(collector.url)
+
+    async with sending(sender):
+        await until(lambda: sender.stats.delivered == 2)
+
+    assert sender.lost["malformed"] == 2
+    assert [span.name for span in collector.spans] == ["chat assistant", "chat gpt-4o-mini"]
+
+
+async def test_an_answer_in_pieces_is_read_to_its_end(node: Node, collector: Collector) -> None:
+    """How many spans were rejected may be in a later packet than the beginning of the answer."""
+
+    async def in_pieces() -> web.StreamResponse:
+        reply = web.StreamResponse()
+        assert collector.last is not None
+        await reply.prepare(collector.last)
+        await reply.write(b'{"partialSuccess": {"rejec')
+        await asyncio.sleep(0.05)  # so that the rest is a packet of its own
+        await reply.write(b'tedSpans": "1"}}')
+        return reply
+
+    collector.answers.append(in_pieces)
+    node.log()
+    sender = node.sender(collector.url)
+
+    async with sending(sender):
+        await until(lambda: sender.stats.delivered > 0)
+
+    assert (sender.stats.delivered, sender.lost["rejected"]) == (1, 1)

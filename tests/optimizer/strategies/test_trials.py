@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from optimizer import events
+from optimizer.ids import RequestIds
 from optimizer.log.segment import Position
 from optimizer.settings import PolicySettings
 from optimizer.strategies.trials import PromptTrials, Tally
@@ -304,3 +305,37 @@ def test_a_damaged_snapshot_is_refused(trials):
     for data in (b"{}x", b'[{"route": 1}]', b'[{"route":"a","model_key":"b","key":"c","since":"x"}]'):
         with pytest.raises((ValueError, TypeError, KeyError, IndexError)):
             trials.restore(data)
+
+
+def request_id(node: int, number: int) -> str:
+    return RequestIds(node=node, incarnation=number, key=b"k" * 32).mint(1_800_000_000_000)
+
+
+def test_nodes_count_their_tables_each_for_itself(trials, kit):
+    """What another prompt begins anew is not held up by a node whose versions are higher, even if it is gone."""
+    observe(trials, request_id(1, 1), decision(table_version=10))
+    observe(trials, request_id(2, 1), decision(table_version=5000))
+    edited = {"selector": "sel-2", "started_ms": 2_000_000}
+
+    observe(trials, request_id(1, 2), decision(table_version=11, **edited))
+
+    assert results(trials, kit).started_at == 2000.0
+
+
+def test_a_node_that_still_has_the_old_table_begins_nothing_anew(trials, kit):
+    """Though it publishes newer versions of it all the time; when it follows, it counts with the others."""
+    restored = PromptTrials()
+    restored.configure(kit.settings(ARMS))
+    observe(trials, request_id(1, 1), decision(table_version=10))
+    observe(trials, request_id(2, 1), decision(table_version=5000))
+    edited = {"selector": "sel-2", "started_ms": 2_000_000}
+    observe(trials, request_id(1, 2), decision(table_version=11, **edited))
+    restored.restore(trials.snapshot())
+
+    for each in (trials, restored):
+        observe(each, request_id(2, 2), decision(table_version=5001, started_ms=2_500_000))
+        observe(each, request_id(2, 3), decision(table_version=5002, **edited))
+        found = results(each, kit)
+
+        assert found.started_at == 2000.0
+        assert found.arms["big/default"].assigned == 2

@@ -94,6 +94,7 @@ def _key(
     draw: float = 0.1,
     query: str = "",
     secret: bytes = SECRET,
+    endpoint: str = "chat",
     **fields: Any,
 ) -> bytes:
     body = {"model": "r", "messages": [{"role": "user", "content": "Hi"}], **fields}
@@ -101,14 +102,15 @@ def _key(
     path = "/v1/chat/completions"
     request = Request("POST", path.encode(), path, query, {**(headers or {})}, 1, "127.0.0.1", 0.0)
     request.caller = None if caller is None else ClientKey(caller, caller, "", "", 0.0)
-    envelope = parse("chat", raw)
+    envelope = parse(endpoint, raw)
     decision = decide(table, envelope, request.headers, uniform=lambda: draw, guarded=True)
     return entry_key(secret, decision, envelope, request, rules)
 
 
+# Of numbers with more digits every byte of the body counts.
+FLOATS = st.floats(-1e6, 1e6).map(lambda number: round(number, 3))
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | FLOATS | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
@@ -269,3 +271,39 @@ def test_a_member_that_stands_twice_is_seen():
     assert is_ambiguous(b'{"a": 1, "a": 1}')
     assert is_ambiguous(b'{"messages": [{"content": "x", "content": "y"}]}')
     assert is_ambiguous(b"[" * 100_000)
+
+
+LONG = "115792089237316195423570985008687907853269984665640564039457584007913129639935"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (LONG, LONG[:-1] + "4"),
+        ("18446744073709551616", "18446744073709551617"),
+        ("0.30000000000000001", "0.3"),
+        ("12345678.123456789", "12345678.1234567891"),
+    ],
+)
+def test_numbers_with_more_digits_than_we_can_hold_differ(one, other):
+    """Upstreams show them to the model as they stand in the body."""
+
+    def key(number: str) -> bytes:
+        call = f'{{"type": "tool_use", "input": {{"n": {number}}}}}'
+        return _key(f'{{"model": "r", "messages": [{{"role": "user", "content": [{call}]}}]}}'.encode())
+
+    assert key(one) != key(other)
+    assert key(one) == key(one)
+
+
+def test_order_inside_the_input_of_a_tool_counts():
+    """The model reads it as it stands."""
+
+    def key(members: str) -> bytes:
+        block = f'{{"type": "tool_use", "id": "t", "name": "f", "input": {{{members}}}}}'
+        messages = f'[{{"role": "assistant", "content": [{block}]}}]'
+        return _key(
+            f'{{"model": "r", "max_tokens": 1, "messages": {messages}}}'.encode(), endpoint="messages"
+        )
+
+    assert key('"a": 1, "b": 2') != key('"b": 2, "a": 1')

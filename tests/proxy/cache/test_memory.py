@@ -1,5 +1,8 @@
 """What is kept in memory: bounded whatever comes, gone when it has expired, the least used first."""
 
+from dataclasses import replace
+from sys import getsizeof
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -120,3 +123,12 @@ def test_what_was_not_sealed_for_this_key_is_nothing(data):
     changed[place] ^= data.draw(st.integers(1, 255))
     assert decode(bytes(changed), b"k", SECRET) is None
     assert decode(whole[:place], b"k", SECRET) is None
+
+
+def test_everything_that_an_entry_holds_is_counted():
+    """A caller chooses the names of what is left out, an upstream the type of its reply."""
+    small = Entry(b"", b"text/plain", False, "a", "r", 0)
+    named = replace(small, left_out=tuple(f"member{number}" for number in range(1000)))
+    typed = replace(small, content_type=b"t" * 60_000)
+    assert named.size - small.size >= sum(map(getsizeof, named.left_out))
+    assert typed.size - small.size >= 59_000

@@ -213,6 +213,27 @@ def test_what_a_server_complains_about_is_passed_on_with_a_fix(examine, script) 
     ]
 
 
+def test_a_refused_file_and_a_key_that_is_missing_are_told_in_the_servers_words(examine, script) -> None:
+    """Problems of the file stand in the line itself; a key in a file needs no restart."""
+    configuration = {
+        "problems": ["line 3: servr: unknown key."],
+        "notes": ["upstreams.sim: its key file:/run/sim is not set; until it is, its arms are unavailable."],
+    }
+    script.on(
+        "GET",
+        "/health/detailed",
+        health(
+            components={"configuration": "degraded"}, configuration=HEALTH["configuration"] | configuration
+        ),
+    )
+
+    _, found = examine()
+
+    ((state, message, _),) = found["configuration"]
+    assert (state, message) == ("warn", "degraded: line 3: servr: unknown key.")
+    assert "config reload" in found["secrets"][0][2]
+
+
 @pytest.mark.parametrize(("feasible", "word"), [(True, "ok"), (False, "warn")])
 def test_constraints_that_can_not_be_kept_wait_for_a_person(examine, script, feasible, word) -> None:
     """Nothing is broken, but somebody has to choose what to give up."""

@@ -6,6 +6,7 @@ import pytest
 
 from optimizer import events
 from proxy.config.load import load_text
+from proxy.config.problems import Problem
 from proxy.control.configuration import APPLIED, REJECTED, UNCHANGED, Configuration, History, needs_restart
 
 TEXT = "upstreams: {u: {base_url: 'http://h/v1'}}\nmodels: {m: {}, n: {}}\nroutes: {chat: {arms: [m, n]}}\n"
@@ -74,3 +75,24 @@ def test_another_database_needs_a_restart():
 
     assert needs_restart(before, after) == ("database",)
     assert needs_restart(before, replace(before, secrets={"literal:x": "y"})) == ()
+
+
+def test_problems_are_remembered_until_the_file_is_well_again(configuration):
+    """Whoever looks later is told what is wrong with the file, and nothing that is over."""
+    configuration.reject((Problem("routes", "is wrong"),), trigger="file")
+    assert [problem.path for problem in configuration.problems] == ["routes"]
+
+    configuration.offer(load_text(TEXT, {}), trigger="file", apply=lambda _: None)
+    assert configuration.problems == ()
+
+
+def test_a_key_that_has_come_is_no_longer_noted_as_missing(configuration):
+    """The text is the same; what is to be said of it is not."""
+    text = TEXT.replace("'http://h/v1'}", "'http://h/v1', api_key: '${KEY}'}")
+    configuration.offer(load_text(text, {}), trigger="file", apply=lambda _: None)
+    assert any("is not set" in str(note) for note in configuration.loaded.notes)
+
+    report = configuration.offer(load_text(text, {"KEY": "k"}), trigger="api", apply=lambda _: None)
+
+    assert report.result == UNCHANGED
+    assert not any("is not set" in note for note in report.notes)

@@ -107,6 +107,8 @@ async def test_a_bad_edit_changes_nothing_and_says_everything(node) -> None:
     assert node.core.learning.publication.version == version
     _, text = await node.get("/metrics")
     assert "llm_optimizer_config_last_reload_successful 0.0" in text
+    _, health = await node.get("/health/detailed")
+    assert any("servr" in problem for problem in health["configuration"]["problems"])
 
 
 async def test_reload_names_what_needs_a_restart(node) -> None:

@@ -37,7 +37,7 @@ export function pause(failures: number, interval: number): number {
 }
 
 export class Poller<T> {
-  private value: Polled<T> = { data: null, error: null, at: 0 };
+  private value: Polled<T>;
   private failures = 0;
   private timer: number | null = null;
   private asking: AbortController | null = null;
@@ -49,7 +49,10 @@ export class Poller<T> {
     private readonly tell: (value: Polled<T>) => void,
     private readonly interval: number = INTERVAL_MS,
     private readonly world: Surroundings = browser,
+    /** What is known already: a failure keeps it. */
+    known: Polled<T> = { data: null, error: null, at: 0 },
   ) {
+    this.value = known;
     this.unwatch = world.onVisibility(() => this.visibility());
     if (!world.isHidden()) this.now();
   }

@@ -4,6 +4,9 @@ import { ApiError } from "../api/error.ts";
 import { Dialog } from "../parts/Dialog.tsx";
 import { adminKey, setAdminKey } from "./keys.ts";
 
+// Also said of what no header can carry: it was not asked about, and can not be one.
+const WRONG = "This is not an admin key of this product.";
+
 /** Takes the admin key, tries it, and keeps it for this tab. */
 export function KeyDialog(props: { close: () => void; changed: () => void }) {
   const [key, setKey] = useState("");
@@ -16,12 +19,17 @@ export function KeyDialog(props: { close: () => void; changed: () => void }) {
     if (!given || busy) return;
     setBusy(true);
     setFailed(null);
+    if (!/^[\x21-\x7e]+$/.test(given)) {
+      setFailed(WRONG);
+      setBusy(false);
+      return;
+    }
     try {
       await new Client(() => given).routes();
     } catch (error) {
       // 503 means that the key was good enough to be told that there is no table yet.
       if (!(error instanceof ApiError) || error.kind === "unauthorized" || error.status === 0) {
-        setFailed(error instanceof ApiError && error.kind === "unauthorized" ? "This is not an admin key of this product." : String(error instanceof Error ? error.message : error));
+        setFailed(error instanceof ApiError && error.kind === "unauthorized" ? WRONG : String(error instanceof Error ? error.message : error));
         setBusy(false);
         return;
       }

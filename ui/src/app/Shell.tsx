@@ -5,8 +5,10 @@ import { ApiError } from "../api/error.ts";
 import { Poller, type Polled } from "../api/poller.ts";
 import type { Health } from "../api/types.ts";
 import { Dot } from "../parts/Badge.tsx";
+import * as format from "../parts/format.ts";
 import { Empty } from "../parts/states.tsx";
 import { AppContext, type App } from "./context.ts";
+import { Guarded } from "./Guarded.tsx";
 import icon from "./icon.svg";
 import { KeyDialog } from "./KeyDialog.tsx";
 import { adminKey } from "./keys.ts";
@@ -16,6 +18,9 @@ import { Toasts, type Toast } from "./Toasts.tsx";
 import { VIEWS, viewOf } from "./views.ts";
 
 const TOAST_MS = 6_000;
+// More than an answer takes to come.
+const CLOCK_S = 30;
+const ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone;
 
 export function Shell() {
   const place = usePlace();
@@ -34,7 +39,8 @@ export function Shell() {
     theme,
     tell,
     keyed,
-    askForKey: () => {
+    askForKey: () => setDialog(true),
+    missKey: () => {
       // Once by itself; whoever closed the dialog finds the button.
       if (asked.current === keyed) return;
       asked.current = keyed;
@@ -45,6 +51,7 @@ export function Shell() {
   useEffect(() => {
     document.title = `${view?.name ?? "Not found"} · LLM Auto Optimizer`;
   }, [view]);
+  const ahead = format.skew(health.data?.timestamp, health.at);
   const away = health.error !== null && health.error.kind !== "unauthorized";
   return (
     <AppContext.Provider value={app}>
@@ -72,7 +79,13 @@ export function Shell() {
               <button type="button" class="button small" onClick={health.again}>Try now</button>
             </div>
           )}
-          {view === null ? <Empty title="There is no such view">The address names nothing on this page. <a href="#/">Go to the overview</a></Empty> : <view.show key={view.at} />}
+          {Math.abs(ahead) >= CLOCK_S && (
+            <div class="banner" role="status">
+              <span>The clock of this machine is {format.seconds(Math.abs(ahead))} {ahead > 0 ? "ahead of" : "behind"} the product's. Ages such as “3 min ago” are wrong by as much; times are the product's.</span>
+            </div>
+          )}
+          {view === null ? <Empty title="There is no such view">The address names nothing on this page. <a href="#/">Go to the overview</a></Empty> : <Guarded key={place.path.join("/")}><view.show key={view.at} /></Guarded>}
+          <p class="zone small muted">Times are shown in this machine's time zone, {ZONE}; the log and the API write UTC.</p>
         </main>
       </div>
       <Toasts toasts={toasts} drop={drop} />
@@ -84,9 +97,9 @@ export function Shell() {
 function LinkState(props: { of: Polled<Health> }) {
   const { data, error } = props.of;
   const [tone, text] =
-    error !== null ? (["bad", "disconnected"] as const) : data === null ? (["calm", "connecting"] as const) : data.status === "healthy" ? (["good", "healthy"] as const) : (["warn", "degraded"] as const);
+    error?.kind === "unauthorized" ? (["calm", "key needed"] as const) : error !== null ? (["bad", "disconnected"] as const) : data === null ? (["calm", "connecting"] as const) : data.status === "healthy" ? (["good", "healthy"] as const) : (["warn", "degraded"] as const);
   return (
-    <a class="link-state" href="#/health" title={`The product is ${text}`} data-testid="link-state"><Dot tone={tone} /><span class="words">{text}</span></a>
+    <a class="link-state" href="#/health" title={error?.kind === "unauthorized" ? "Its state is told with the admin key only" : `The product is ${text}`} data-testid="link-state"><Dot tone={tone} /><span class="words">{text}</span></a>
   );
 }
 

@@ -1,11 +1,13 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useId, useRef, useState } from "preact/hooks";
+import { useApp } from "../app/context.ts";
 
 /**
  * A modal dialog. The browser's own <dialog> keeps the focus inside (what lies behind is inert), closes with Escape and
- * gives the focus back; this adds that Tab does not leave for the browser's own controls.
+ * gives the focus back; this adds that Tab does not leave for the browser's own controls. `left` is called when the
+ * browser has closed it without asking.
  */
-export function Dialog(props: { title: string; close: () => void; wide?: boolean; children: ComponentChildren }) {
+export function Dialog(props: { title: string; close: () => void; left?: () => void; wide?: boolean; children: ComponentChildren }) {
   const box = useRef<HTMLDialogElement>(null);
   const title = useId();
   useEffect(() => {
@@ -24,6 +26,8 @@ export function Dialog(props: { title: string; close: () => void; wide?: boolean
         event.preventDefault();
         props.close();
       }}
+      // Browsers close it at a second Escape whatever is said at the first.
+      onClose={() => (props.left ?? props.close)()}
       onKeyDown={(event) => event.key === "Tab" && box.current !== null && wrap(event, box.current)}
     >
       <div class="inside">
@@ -36,7 +40,8 @@ export function Dialog(props: { title: string; close: () => void; wide?: boolean
 
 /**
  * Asks before something is done. `act` may fail: then the reason is shown here and nothing is lost. With `reason`
- * the person may say why; it goes into the audit. `word` must be typed where a slip would be dear.
+ * the person may say why; it goes into the audit. `word` must be typed where a slip would be dear. What was sent can't
+ * be called back, so nothing pretends to while it is under way; whoever leaves all the same is told how it ended.
  */
 export function Confirm(props: {
   title: string;
@@ -52,6 +57,11 @@ export function Confirm(props: {
   const [typed, setTyped] = useState("");
   const [busy, setBusy] = useState(false);
   const [failed, setFailed] = useState<string | null>(null);
+  const { tell } = useApp();
+  const isLeft = useRef(false);
+  useEffect(() => () => {
+    isLeft.current = true;
+  }, []);
   const run = async (event: Event) => {
     event.preventDefault();
     if (busy || (props.word !== undefined && typed !== props.word)) return;
@@ -59,14 +69,16 @@ export function Confirm(props: {
     setFailed(null);
     try {
       await props.act(why.trim() || undefined);
-      props.close();
+      if (!isLeft.current) props.close();
     } catch (error) {
-      setFailed(error instanceof Error ? error.message : String(error));
+      const message = error instanceof Error ? error.message : String(error);
+      if (isLeft.current) tell(`${props.title}. ${message}`, "bad");
+      setFailed(message);
       setBusy(false);
     }
   };
   return (
-    <Dialog title={props.title} close={props.close}>
+    <Dialog title={props.title} close={() => !busy && props.close()} left={props.close}>
       <form class="stack" onSubmit={(event) => void run(event)}>
         {props.children}
         {props.reason && (
@@ -83,7 +95,7 @@ export function Confirm(props: {
         )}
         {failed !== null && <p class="banner bad" role="alert">{failed}</p>}
         <div class="actions">
-          <button type="button" class="button" onClick={props.close}>Cancel</button>
+          <button type="button" class="button" disabled={busy} onClick={props.close}>Cancel</button>
           <button type="submit" class={props.danger ? "button danger" : "button primary"} disabled={busy || (props.word !== undefined && typed !== props.word)}>
             {busy ? "Working…" : props.verb}
           </button>

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { bytes, count, milliseconds, percent, seconds, share, since, time, unix, UNKNOWN, usd, words } from "./format.ts";
+import { bytes, count, milliseconds, percent, seconds, share, since, skew, time, unix, UNKNOWN, usd, words } from "./format.ts";
 
 test.each([
   [null, UNKNOWN],
@@ -49,6 +49,11 @@ test("a share is a percentage of one", () => expect(share(0.125)).toBe("13%"));
 test("large counts are short", () => expect([count(12_345), count(1_234_567), count(null)]).toEqual(["12,345", "1.23M", UNKNOWN]));
 test("bytes", () => expect([bytes(12), bytes(2048), bytes(5 * 2 ** 20)]).toEqual(["12 B", "2 KiB", "5 MiB"]));
 test("words", () => expect(words("rolled_back")).toBe("rolled back"));
+
+test("a clock that is off is known by how much", () => {
+  expect(skew("2026-01-01T00:00:00.000Z", 1_767_225_780_000)).toBe(180);
+  expect([skew("2026-01-01T00:00:00Z", 0), skew("nonsense", 1e12), skew(undefined, 1e12)]).toEqual([0, 0, 0]);
+});
 
 test("times", () => {
   const now = new Date(2026, 3, 5, 12, 0, 0).getTime();

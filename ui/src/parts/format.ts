@@ -87,6 +87,12 @@ export function time(at: number | string | null | undefined, now: number = Date.
   return new Date(now).toDateString() === date.toDateString() ? clock : `${day(date)} ${clock}`;
 }
 
+/** How far this machine's clock is ahead of the product's in seconds: `told` is what it said, `at` when it came in ms. */
+export function skew(told: string | undefined, at: number): number {
+  const when = unix(told);
+  return when === null || at === 0 ? 0 : at / 1000 - when;
+}
+
 /** `3 min ago`, `in 20 s`. */
 export function since(at: number | string | null | undefined, now: number = Date.now()): string {
   const when = unix(at);

@@ -3,7 +3,7 @@ import type { ComponentChildren } from "preact";
 import type { ApiError } from "../api/error.ts";
 import type { Polled } from "../api/poller.ts";
 import type { Missing } from "../api/types.ts";
-import { since } from "./format.ts";
+import { time } from "./format.ts";
 
 export function Empty(props: { title: string; children?: ComponentChildren }) {
   return (
@@ -40,14 +40,19 @@ export function Failed(props: { error: ApiError; again?: () => void }) {
   );
 }
 
-/** Old data under a line that says so. */
-export function Stale(props: { at: number; error: ApiError; children: ComponentChildren }) {
+/**
+ * Data, and where `error` is not null a line that says how old it is. The tree around the data is the same in both
+ * cases: an open dialog or a half-filled form must outlive a failed poll.
+ */
+export function Stale(props: { at: number; error: ApiError | null; children: ComponentChildren }) {
   return (
-    <div>
-      <div class="banner" role="status">
-        <span>{props.error.message} Shown is what was known {since(props.at / 1000)}.</span>
-      </div>
-      <div class="stale">{props.children}</div>
+    <div class="shown">
+      {props.error === null ? null : (
+        <div class="banner" role="status">
+          <span>{props.error.message} Shown is what was known at {time(props.at / 1000)}.</span>
+        </div>
+      )}
+      <div class={props.error === null ? "shown" : "stale"}>{props.children}</div>
     </div>
   );
 }
@@ -59,8 +64,13 @@ export function Stale(props: { at: number; error: ApiError; children: ComponentC
 export function Shown<T>(props: { of: Polled<T> & { again: () => void }; what?: string; children: (data: T) => ComponentChildren }) {
   const { data, error, at, again } = props.of;
   if (data === null) return error === null ? <Loading what={props.what ?? ""} /> : <Failed error={error} again={again} />;
-  if (error === null) return <>{props.children(data)}</>;
   return <Stale at={at} error={error}>{props.children(data)}</Stale>;
+}
+
+/** Whom nobody could ask for any of several answers, each once. */
+export function missingOf(...answers: ({ incomplete?: Missing[] | null } | null)[]): Missing[] {
+  const rows = answers.flatMap((answer) => answer?.incomplete ?? []);
+  return [...new Map(rows.map((row) => [JSON.stringify(row), row])).values()];
 }
 
 /** In a cluster: whom nobody could ask. */

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from optimizer.savings import RouteSavings
+
 
 def known(column: list[float | None]) -> list[float | None]:
     """What is there, each once."""
@@ -108,6 +110,20 @@ async def test_savings_have_an_interval(node, ask, busy) -> None:
     assert chat["saved_usd"] == pytest.approx(summary["routes"]["chat"]["cost_savings_usd"])
     assert chat["low_usd"] < chat["saved_usd"] < chat["high_usd"]
     assert chat["low_share"] < chat["share"] < chat["high_share"] < 1.0
+
+
+async def test_a_route_that_is_gone_still_counts(node, ask, busy) -> None:
+    """Else a loss could be made to vanish by taking its route out of the configuration."""
+    await busy(node)
+    _, before, _ = await ask(node, "GET", "/api/v1/savings")
+    [learning] = node.core.learners.all()
+    learning.savings.routes["gone"] = RouteSavings(saved_usd=-0.5, actual_usd=1.0, requests=7, unknown=1)
+    _, after, _ = await ask(node, "GET", "/api/v1/savings")
+
+    assert list(after["routes"]) == ["chat", "gone"]
+    assert after["routes"]["gone"]["saved_usd"] == -0.5
+    assert after["total"]["saved_usd"] == pytest.approx(before["total"]["saved_usd"] - 0.5)
+    assert after["total"]["requests"] == before["total"]["requests"] + 7
 
 
 async def test_densities_say_what_arms_says(node, ask, busy) -> None:

@@ -28,7 +28,12 @@ export function Validate() {
       setBusy(false);
     }
   };
-  const check = () => run(async () => setFound(await client.validate(text)));
+  const check = () =>
+    run(async () => {
+      const answer = await client.validate(text);
+      // What was found holds for what was asked about, not for what was typed meanwhile.
+      if (field.current?.value === text) setFound(answer);
+    });
   const fill = () =>
     run(async () => {
       setText(await client.configuration("file"));

@@ -86,7 +86,7 @@ function PartCard(props: { part: Part }) {
   return (
     <li class={`part ${part.state}`} data-part={part.name} data-state={part.state}>
       <div class="row spread">
-        <h3>{part.title}</h3>
+        <h2>{part.title}</h2>
         <Badge tone={toneOf(part.state)}>{part.state}</Badge>
       </div>
       {part.says !== "" && <p class="small">{part.says}</p>}

@@ -9,7 +9,7 @@ import { score } from "../../charts/numbers.ts";
 import { ShareBar } from "../../charts/ShareBar.tsx";
 import { Sparkline } from "../../charts/Sparkline.tsx";
 import { Badge, Card, type Column, Dot, Empty, format, Table, toneOf } from "../../parts/index.ts";
-import { armsOf, chosen, type Order, ORDERS, type Row, trafficOf } from "./model.ts";
+import { armsOf, chosen, type Order, ORDERS, type Row, spent, trafficOf } from "./model.ts";
 
 const PAGE = 20;
 
@@ -78,8 +78,8 @@ function useColumns(): Column<Row>[] {
     },
     { name: "Requests", number: true, cell: (row) => format.count(row.figures?.requests ?? 0) },
     { name: "Saved", number: true, cell: (row) => <Saving row={row} /> },
-    { name: "Cost", number: true, cell: (row) => format.usd(row.figures?.cost_usd) },
-    { name: "Errors, 5 min", number: true, cell: (row) => <Errors rate={row.figures?.error_rate_5m} /> },
+    { name: "Cost", number: true, cell: (row) => <Cost figures={row.figures} /> },
+    { name: "Errors, 5 min", number: true, cell: (row) => <Errors rate={row.figures?.requests ? row.figures.error_rate_5m : undefined} /> },
     { name: "p95", number: true, cell: (row) => format.seconds(row.figures?.latency_p95_s) },
     { name: "Quality", number: true, cell: (row) => score(row.figures?.quality_score) },
     { name: "Rollout", cell: (row) => <Rollout rollout={row.route.rollout} /> },
@@ -109,6 +109,17 @@ function Saving(props: { row: Row }) {
     <span class={`two-lines ${tone}`}>
       <span>{format.usd(saving.saved_usd)}</span>{" "}
       <span class="small">{isSure ? format.share(saving.share) : "not sure yet"}</span>
+    </span>
+  );
+}
+
+function Cost(props: { figures: Row["figures"] }) {
+  const unpriced = props.figures?.cost_unknown_requests ?? 0;
+  if (unpriced === 0) return <>{spent(props.figures)}</>;
+  return (
+    <span class="two-lines">
+      <span>{spent(props.figures)}</span>{" "}
+      <span class="small muted">{format.count(unpriced)} unpriced</span>
     </span>
   );
 }

@@ -6,7 +6,7 @@ import type { Plot } from "../../charts/plot.ts";
 import { accumulated, beginning, isEmpty, totalled } from "../../charts/series.ts";
 import { useApp } from "../../app/context.ts";
 import { format } from "../../parts/index.ts";
-import { claim } from "./model.ts";
+import { baselineOf, claim } from "./model.ts";
 
 export function Saved(props: { saving: Saving | null; history: History | null; routes: readonly TableRoute[] }) {
   const { theme } = useApp();
@@ -30,7 +30,7 @@ export function Saved(props: { saving: Saving | null; history: History | null; r
 
 /** "sim-large", or in general words where routes have several baselines. */
 export function against(routes: readonly TableRoute[]): string {
-  const baselines = new Set(routes.map((route) => route.control.baseline));
+  const baselines = new Set(routes.map(baselineOf));
   const [only] = baselines;
   return baselines.size === 1 && only !== undefined ? `sending everything to ${only}` : "sending everything to each route's baseline arm";
 }

@@ -6,9 +6,9 @@ import type { Arms, Health, History, Optimization, Routes, Savings, Summary } fr
 import { useApp, usePolled } from "../../app/context.ts";
 import { go, href } from "../../app/router.ts";
 import { rate, score } from "../../charts/numbers.ts";
-import { Empty, Figure, format, Incomplete, Shown } from "../../parts/index.ts";
+import { Empty, Figure, format, Incomplete, missingOf, Shown } from "../../parts/index.ts";
 import { Attention } from "./Attention.tsx";
-import { alerts, type Order, ORDERS, rows } from "./model.ts";
+import { alerts, type Order, ORDERS, rows, spent } from "./model.ts";
 import "./overview.css";
 import { RouteTable } from "./RouteTable.tsx";
 import { Saved } from "./Saved.tsx";
@@ -27,7 +27,7 @@ export interface Seen {
   readonly history: History | null;
   readonly arms: Arms | null;
   readonly health: Health | null;
-  readonly optimizations: readonly Optimization[];
+  readonly optimizations: readonly Optimization[] | null;
   readonly perSecond: number | null;
   readonly now: number;
 }
@@ -40,7 +40,7 @@ export default function Overview() {
     <>
       <div class="head">
         <h1>Overview</h1>
-        {polled.data !== null && <p class="small">Totals since this node began, {began(polled.data)}</p>}
+        {polled.data !== null && <p class="small">Totals of all that its state remembers, restarts included{running(polled.data)}</p>}
       </div>
       <Shown of={polled} what="the overview">{(seen) => <Page seen={seen} />}</Shown>
     </>
@@ -57,11 +57,12 @@ function Page(props: { seen: Seen }) {
     setOrder(nextOrder);
     go(href([], { filter: nextText, order: nextOrder === "requests" ? null : nextOrder }), true);
   };
-  const found = alerts(seen.health, seen.arms, seen.optimizations, seen.now);
+  const found = alerts(seen.health, seen.arms, seen.optimizations ?? [], seen.now);
+  const missing = missingOf(seen.summary, seen.arms, seen.savings, seen.history);
   return (
     <div class="stack">
-      <Incomplete missing={seen.summary.incomplete} />
-      <Attention alerts={found} known={seen.health !== null && seen.arms !== null} />
+      <Incomplete missing={missing} />
+      <Attention alerts={found} known={seen.health !== null && seen.arms !== null && seen.optimizations !== null && missing.length === 0} />
       {seen.summary.total.requests === 0 && seen.routes.routes.length > 0 && (
         <p class="attention small" data-testid="first">
           No request has come yet. Send one to <code>{location.origin}/v1/chat/completions</code> with <code>{`"model": ${JSON.stringify(seen.routes.routes[0]?.name ?? "")}`}</code>; this page fills by itself.
@@ -93,14 +94,14 @@ function Tiles(props: { seen: Seen }) {
       <Figure name="Requests" value={rate(perSecond)} note={`${format.count(total.requests)} in all, ${format.count(total.tokens)} tokens`} />
       <Figure
         name="Cost"
-        value={format.usd(total.cost_usd)}
+        value={spent(total)}
         note={priced > 0 ? `${format.usd((total.cost_usd / priced) * 1000)} per 1,000 requests${unpriced(total.cost_unknown_requests)}` : "no request has a known price yet"}
       />
       <Figure
         name="Error rate, last 5 min"
         value={total.requests === 0 ? format.UNKNOWN : format.share(total.error_rate_5m)}
         tone={total.error_rate_5m >= 0.05 ? "bad" : undefined}
-        note={`${format.count(total.failed)} of ${format.count(total.requests)} failed in all`}
+        note={`${format.count(total.failed)} of ${format.count(total.requests)} failed in all, after retries and fallbacks`}
       />
       <Figure
         name="Latency, p95"
@@ -140,8 +141,9 @@ async function look(client: Client, signal: AbortSignal, seldom: Seldom, meter: 
   const now = Date.now() / 1000;
   return {
     summary, routes, savings, history, arms, health, now,
-    optimizations: found?.optimizations ?? [],
-    perSecond: meter.rate(now, summary.total.requests) ?? lastMinute(history),
+    optimizations: found?.optimizations ?? null,
+    // Without a node's part the total is another total.
+    perSecond: (summary.incomplete?.length ? null : meter.rate(now, summary.total.requests)) ?? lastMinute(history),
   };
 }
 
@@ -152,9 +154,10 @@ function lastMinute(history: History | null): number | null {
   return history.routes.reduce((sum, route) => sum + (route.requests[at] ?? 0), 0) / history.step_s;
 }
 
-const orderOf = (text: string | undefined): Order => (text !== undefined && text in ORDERS ? (text as Order) : "requests");
+const orderOf = (text: string | undefined): Order => (text !== undefined && Object.hasOwn(ORDERS, text) ? (text as Order) : "requests");
 
-function began(seen: Seen): string {
+/** Totals outlive the process, so its age is said apart from them. */
+function running(seen: Seen): string {
   const uptime = seen.health?.uptime_seconds;
-  return uptime === null || uptime === undefined ? "when it started" : format.since(seen.now - uptime, seen.now * 1000);
+  return uptime === null || uptime === undefined ? "" : `; the optimizer is up for ${format.seconds(uptime)}`;
 }

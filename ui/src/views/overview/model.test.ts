@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 
 import type { Arms, Health, Optimization, Saving, TableRoute } from "../../api/types.ts";
-import { alerts, armsOf, chosen, claim, type Row, trafficOf } from "./model.ts";
+import { alerts, armsOf, baselineOf, chosen, claim, type Row, rows, spent, trafficOf } from "./model.ts";
 
 const NOW = 1_800_000_000;
 const arm = (id: string, percentage: number) => ({ id, model: id, upstream: "u", variant: "default", parameters: {}, percentage });
@@ -27,6 +27,25 @@ const row = (name: string, saved: number | null, requests = 1): Row => ({
   saving: saving({ saved_usd: saved }),
   history: null,
   troubles: [],
+});
+
+describe("rows", () => {
+  it("are of routes, whatever those are called", () => {
+    const routes = { table_version: 1, routes: [route("constructor")] } as unknown as Parameters<typeof rows>[0];
+    const [made] = rows(routes, { routes: {} } as unknown as Parameters<typeof rows>[1], null, null, []);
+    expect([made?.figures, made?.saving]).toEqual([null, null]);
+  });
+
+  it("are compared with the baseline of each time where a deployment may have changed it", () => {
+    const deployed = [{ optimization: "opt_1", name: "x", strategy: "manual", deployed_at: 1 }] as unknown as TableRoute["deployed"];
+    expect([baselineOf(route("a")), baselineOf(route("a", { deployed }))]).toEqual(["big", "the baseline arm of its time (now big)"]);
+  });
+
+  it("do not call what has no known price free", () => {
+    expect(spent({ cost_usd: 0, cost_unknown_requests: 40 })).toBe("–");
+    expect(spent({ cost_usd: 0, cost_unknown_requests: 0 })).toBe("$0");
+    expect(spent({ cost_usd: 2, cost_unknown_requests: 40 })).toBe("$2.00");
+  });
 });
 
 describe("what is said of a saving", () => {

@@ -1,5 +1,6 @@
 // What the overview says, made of what the product answers. Nothing here draws.
 import type { Arms, Health, History, Kept, Optimization, RouteHistory, Routes, Saving, Savings, Summary, TableRoute } from "../../api/types.ts";
+import { own } from "../../api/records.ts";
 import { format } from "../../parts/index.ts";
 import { between } from "../../charts/numbers.ts";
 
@@ -19,11 +20,17 @@ export function rows(routes: Routes, summary: Summary, savings: Savings | null, 
   return routes.routes.map((route) => ({
     name: route.name,
     route,
-    figures: summary.routes[route.name] ?? null,
-    saving: savings?.routes[route.name] ?? null,
+    figures: own(summary.routes, route.name),
+    saving: own(savings?.routes, route.name),
     history: past.get(route.name) ?? null,
     troubles: alerts.filter((alert) => alert.route === route.name).map((alert) => alert.title),
   }));
+}
+
+/** What was spent, as far as it is known: of requests without a known price it says nothing, and that is not $0. */
+export function spent(figures: { cost_usd: number; cost_unknown_requests: number } | null): string {
+  if (figures === null || (figures.cost_usd === 0 && figures.cost_unknown_requests > 0)) return format.UNKNOWN;
+  return format.usd(figures.cost_usd);
 }
 
 export const ORDERS = {
@@ -168,6 +175,12 @@ export function constraint(kept: Kept): { name: string; write: Write } {
   return { name: format.words(kept.name), write: format.share };
 }
 
+/** What a saving is against. Each request is compared with the baseline of its time, and a deployment may change that. */
+export function baselineOf(route: TableRoute): string {
+  const { baseline } = route.control;
+  return route.deployed.length === 0 ? baseline : `the baseline arm of its time (now ${baseline})`;
+}
+
 export interface Claim {
   readonly value: string;
   readonly tone: "good" | "bad" | undefined;
@@ -218,7 +231,7 @@ function certainty(saving: Saving): string {
 function compared(saving: Saving): string {
   const all = saving.requests + saving.unknown;
   if (saving.unknown === 0) return `All ${format.count(all)} completed requests are compared.`;
-  return `${format.count(saving.requests)} of ${format.count(all)} completed requests are compared; for the rest a price was not known, and they count as nothing.`;
+  return `${format.count(saving.requests)} of ${format.count(all)} completed requests are compared; for the rest their own price or what the baseline costs was not known then, and they count as nothing.`;
 }
 
 const capital = (text: string): string => text.charAt(0).toUpperCase() + text.slice(1);

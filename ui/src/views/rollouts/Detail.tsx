@@ -97,7 +97,7 @@ function Standing(props: { row: Optimization }) {
         <div class="grow">
           <Split percentage={row.candidate_percentage} tone={row.status === "rolled_back" || row.status === "aborted" ? "bad" : "plain"} />
           {isSplitting(row) && <p class="small muted">The rest gets control, and both are compared.</p>}
-          {(reason !== "" || explanation !== "") && <p data-testid="why">{explanation || reason}</p>}
+          {(reason !== "" || explanation !== "") && <p data-testid="why">{row.status === "running" ? `Last step: ${explanation || reason}` : explanation || reason}</p>}
           {row.auto_deploy && !isSplitting(row) && row.status !== "deployed" && <p>It is to be deployed as soon as that is possible.</p>}
         </div>
       </div>

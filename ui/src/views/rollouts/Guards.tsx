@@ -1,6 +1,6 @@
 // What every guard has measured: both sides on one scale, the limit, the evidence, the samples.
 import type { Optimization } from "../../api/types.ts";
-import { Badge, Card, Empty, format, Table, toneOf } from "../../parts/index.ts";
+import { Badge, Card, Empty, format, Pairs, Table, toneOf } from "../../parts/index.ts";
 import { figure, type Guard, guardsOf, scale, verdictWords } from "./guards.ts";
 import { isSplitting } from "./model.ts";
 import { Meter } from "./Split.tsx";
@@ -18,6 +18,10 @@ export function Guards(props: { row: Optimization }) {
       ) : (
         <div class="guards">
           <GuardTable guards={guards} minimum={minimum(row)} />
+          <details class="inset small">
+            <summary>What each of them measures</summary>
+            <Pairs of={guards.filter((guard) => guard.measures !== "").map((guard) => [guard.title, guard.measures])} />
+          </details>
           <p class="small muted inset">
             Evidence grows with every outcome that speaks against the candidate, and may be looked at at any time; where it reaches the number on the right, the guard fails.
           </p>
@@ -35,7 +39,7 @@ function GuardTable(props: { guards: Guard[]; minimum: number }) {
       id={(guard) => guard.name}
       rowClass={(guard) => (guard.verdict.verdict === "fail" ? "failed" : "")}
       columns={[
-        { name: "Guard", title: true, cell: (guard) => <span title={guard.measures}>{guard.title}</span> },
+        { name: "Guard", title: true, cell: (guard) => guard.title },
         { name: "Verdict", cell: (guard) => <Badge tone={toneOf(guard.verdict.verdict)}>{verdictWords(guard)}</Badge> },
         { name: "Candidate", number: true, cell: (guard) => <b>{figure(guard.verdict.candidate, guard.unit)}</b> },
         { name: "Control", number: true, cell: (guard) => (guard.name === "sample_ratio" ? format.UNKNOWN : figure(guard.verdict.control, guard.unit)) },

@@ -53,7 +53,7 @@ function Body(props: { proposal: Proposal }) {
       <Pairs
         of={[
           ...changes(proposal.candidate),
-          ...(proposal.saving_usd_per_day !== null ? ([["Saves", `${format.usd(proposal.saving_usd_per_day)} a day at the present traffic`]] as [string, string][]) : []),
+          ...(proposal.saving_usd_per_day !== null ? ([["Saves", `${format.usd(proposal.saving_usd_per_day)} a day at the traffic of when it was made`]] as [string, string][]) : []),
           ...(samples.length > 0 ? ([["Evidence", samples.map(([arm, count]) => `${arm}: ${format.count(count)}`).join(", ")]] as [string, string][]) : []),
         ]}
       />

@@ -38,7 +38,7 @@ const ABOUT: Record<string, About> = {
     unit: "share",
   },
   latency: {
-    title: "Latency",
+    title: "Slow replies",
     measures: "Replies slower than control's 95th percentile was when the rollout began, compared with control.",
     unit: "share",
   },
@@ -146,7 +146,7 @@ function evidence(name: string, verdict: Verdict): Guard["evidence"] {
 export function figure(value: number | null, unit: Unit): string {
   if (value === null) return UNKNOWN;
   if (unit === "usd") return usd(value);
-  return unit === "share" ? `${Number((100 * value).toPrecision(3))}%` : String(Number(value.toPrecision(3)));
+  return unit === "share" ? `${Number((100 * value).toPrecision(3))}%`.replace("-", "−") : String(Number(value.toPrecision(3))).replace("-", "−");
 }
 
 /** Both sides and the limit on one scale 0..1, with some room above the greatest. */

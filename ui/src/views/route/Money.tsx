@@ -19,7 +19,7 @@ export function Money(props: { history: History | null; saving: Saving | null; b
     <div class="columns even">
       <ChartCard
         title="Spent against the baseline"
-        means={`Adding up ${span}; the baseline's line is what ${baseline} costs on average.${blind ? ` ${format.count(blind)} requests without a known price are counted as costing the same on both.` : ""}`}
+        means={`Adding up ${span}; the baseline's line is what ${baseline} costs on average.${blind ? ` ${format.count(blind)} requests that could not be compared are counted as costing the same on both.` : ""}`}
         plot={spent}
         empty="No request came in this time."
       />

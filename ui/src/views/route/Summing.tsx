@@ -3,11 +3,11 @@ import type { Figures, Saving, TableRoute } from "../../api/types.ts";
 import { href } from "../../app/router.ts";
 import { score } from "../../charts/numbers.ts";
 import { Figure, format } from "../../parts/index.ts";
-import { claim } from "../overview/model.ts";
+import { baselineOf, claim, spent } from "../overview/model.ts";
 
 export function Summing(props: { route: TableRoute; figures: (Figures & { quality_score: number | null }) | null; saving: Saving | null }) {
   const { route, figures, saving } = props;
-  const said = claim(saving, `sending everything to ${route.control.baseline}`);
+  const said = claim(saving, `sending everything to ${baselineOf(route)}`);
   return (
     <>
       <section class="card route-saved" aria-label="Saved" data-testid="saved">
@@ -22,12 +22,12 @@ export function Summing(props: { route: TableRoute; figures: (Figures & { qualit
       </section>
       <div class="figures">
         <Figure name="Requests" value={format.count(figures?.requests ?? 0)} note={`${format.count(figures?.tokens ?? 0)} tokens`} />
-        <Figure name="Cost" value={format.usd(figures?.cost_usd)} note={figures?.cost_unknown_requests ? `${format.count(figures.cost_unknown_requests)} without a known price` : "of all attempts, failed ones too"} />
+        <Figure name="Cost" value={spent(figures)} note={figures?.cost_unknown_requests ? `${format.count(figures.cost_unknown_requests)} without a known price` : "of all attempts, failed ones too"} />
         <Figure
           name="Error rate, last 5 min"
           value={figures?.requests ? format.share(figures.error_rate_5m) : format.UNKNOWN}
           tone={(figures?.error_rate_5m ?? 0) >= 0.05 ? "bad" : undefined}
-          note={`${format.count(figures?.failed ?? 0)} failed in all`}
+          note={`${format.count(figures?.failed ?? 0)} failed in all, after retries and fallbacks`}
         />
         <Figure
           name="Latency, p95"

@@ -42,7 +42,7 @@ export function Service(props: { history: History | null; looks: Looks; drawn: R
   return (
     <div class="columns even">
       <ChartCard title="Latency over time" aside={choice} means={`Of completed requests per arm ${span}, exact within 6 %.`} plot={slow} empty="No request was completed in this time." />
-      <ChartCard title="Error rate over time" means={`Share of the route's requests that failed at their upstream ${span}.`} plot={failed} empty={QUIET} keyless />
+      <ChartCard title="Error rate over time" means={`Share of the route's requests that failed at their upstream after all retries and fallbacks, ${span}.`} plot={failed} empty={QUIET} keyless />
       <div class="wide">
         <ChartCard title="Ratings over time" means={`Mean of the ratings that arrived per arm ${span}.`} plot={good} empty="No rating arrived in this time. Ratings come by feedback, a judge or checks of the answer." />
       </div>

@@ -3,12 +3,13 @@ import { useMemo, useRef, useState } from "preact/hooks";
 
 import type { Client } from "../../api/client.ts";
 import { ApiError } from "../../api/error.ts";
+import { own } from "../../api/records.ts";
 import type { Arms, Densities, History, Routes, Savings, Summary, TableRoute } from "../../api/types.ts";
 import { useApp, usePolled } from "../../app/context.ts";
 import { go, href } from "../../app/router.ts";
 import { look } from "../../charts/palette.ts";
-import { Badge, format, Incomplete, Shown } from "../../parts/index.ts";
-import { armsOf } from "../overview/model.ts";
+import { Badge, format, Incomplete, missingOf, Shown } from "../../parts/index.ts";
+import { armsOf, baselineOf } from "../overview/model.ts";
 import { optional, Seldom } from "../overview/seldom.ts";
 import { ArmTable } from "./ArmTable.tsx";
 import { Beliefs } from "./Beliefs.tsx";
@@ -38,6 +39,8 @@ export interface Seen {
   readonly savings: Savings | null;
   readonly history: History | null;
   readonly densities: Densities | null;
+  /** What `history` is of: the range that is asked for may already be another one. */
+  readonly range: Range;
 }
 
 export default function RouteView() {
@@ -69,30 +72,30 @@ function OneRoute(props: { name: string; range: Range }) {
           ))}
         </div>
       </div>
-      <Shown of={polled} what={`the route ${name}`}>{(seen) => <Page seen={seen} range={range} />}</Shown>
+      <Shown of={polled} what={`the route ${name}`}>{(seen) => <Page seen={seen} />}</Shown>
     </>
   );
 }
 
-function Page(props: { seen: Seen; range: Range }) {
+function Page(props: { seen: Seen }) {
   const { seen } = props;
   const { route, history, densities } = seen;
   const looks = useLooks(route, history);
   const [wish, setWish] = useState<ReadonlySet<string> | null>(null);
-  const own = seen.arms.arms.filter((arm) => arm.route === route.name);
-  const drawn = useSame(wish ?? usual(own, route.control.baseline));
-  const span = `in the last ${RANGES[props.range].name}`;
-  const saving = seen.savings?.routes[route.name] ?? null;
+  const arms = seen.arms.arms.filter((arm) => arm.route === route.name);
+  const drawn = useSame(wish ?? usual(arms, route.control.baseline));
+  const span = `in the last ${RANGES[seen.range].name}`;
+  const saving = own(seen.savings?.routes, route.name);
   return (
     <div class="stack">
-      <Incomplete missing={seen.arms.incomplete} />
+      <Incomplete missing={missingOf(seen.arms, seen.summary, seen.savings, history, densities)} />
       <About route={route} version={seen.version} />
-      <Summing route={route} figures={seen.summary.routes[route.name] ?? null} saving={saving} />
-      <Kept steering={seen.arms.steering[route.name] ?? null} arms={own} />
+      <Summing route={route} figures={own(seen.summary.routes, route.name)} saving={saving} />
+      <Kept steering={own(seen.arms.steering, route.name)} arms={arms} />
       <Traffic route={route} history={history} looks={looks} span={span} />
-      <ArmTable route={route} arms={own} looks={looks} drawn={drawn} draw={setWish} />
+      <ArmTable route={route} arms={arms} looks={looks} drawn={drawn} draw={setWish} />
       <Beliefs densities={densities} looks={looks} drawn={drawn} />
-      <Money history={history} saving={saving} baseline={route.control.baseline} span={span} />
+      <Money history={history} saving={saving} baseline={baselineOf(route)} span={span} />
       <Service history={history} looks={looks} drawn={drawn} span={span} />
     </div>
   );
@@ -141,7 +144,7 @@ async function read(client: Client, signal: AbortSignal, name: string, range: Ra
     optional(seldom.of(`history ${range}`, ms, () => client.history({ minutes, points, route: name }, signal))),
     optional(seldom.of("densities", DENSITIES_MS, () => client.densities(name, signal))),
   ]);
-  return { ...found(routes, name), arms, summary, savings, history, densities };
+  return { ...found(routes, name), arms, summary, savings, history, densities, range };
 }
 
 function found(routes: Routes, name: string): { route: TableRoute; version: number } {
@@ -150,4 +153,4 @@ function found(routes: Routes, name: string): { route: TableRoute; version: numb
   return { route, version: routes.table_version };
 }
 
-const rangeOf = (text: string | undefined): Range => (text !== undefined && text in RANGES ? (text as Range) : "1h");
+const rangeOf = (text: string | undefined): Range => (text !== undefined && Object.hasOwn(RANGES, text) ? (text as Range) : "1h");
