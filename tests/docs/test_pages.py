@@ -212,6 +212,17 @@ def test_the_names_that_the_user_guide_links_exist(name: str) -> None:
     assert (ROOT / "docs" / f"{name}.md").exists()
 
 
+def test_every_file_that_a_page_names_exists(pages: list[Page]) -> None:
+    rooms = "docs|proxy|optimizer|policies|tests|loadtests|deploy|monitoring|requirements|ui"
+    wrong = [
+        (page.name, name)
+        for page in pages
+        for name in re.findall(rf"`((?:{rooms})/[\w./-]+)`", page.prose)
+        if not (ROOT / name).exists()
+    ]
+    assert not wrong
+
+
 def test_every_test_that_a_page_names_exists(pages: list[Page]) -> None:
     wrong = []
     seen = 0

@@ -132,7 +132,11 @@ async def test_a_real_product_shows_its_faults_and_limits_and_nothing_undocument
 
     documented = set(re.findall(r"^\| `(llm_optimizer_\w+)` \|", PAGE.read_text(), re.MULTILINE))
     shown = set(re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE))
-    optional = {name for name in documented if "_kafka_" in name or name == "llm_optimizer_custom_NAME"}
+    optional = {
+        name
+        for name in documented
+        if "_kafka_" in name or "_traces_" in name or name.endswith("_custom_NAME")
+    }
     # Only nodes of a cluster have these.
     for family in families(ClusterFacts(node=1), now=0.0):
         optional.add(f"{family.name}_total" if family.type == "counter" else family.name)

@@ -30,6 +30,8 @@ def ask(world: World, model: str) -> httpx.Response:
 
 
 def test_new_requests_appear_until_the_list_is_held_still(see: Any, world: World) -> None:
+    # More than one page of them, or there is nothing older to ask for.
+    world.until(lambda: world.api("GET", "/api/v1/requests?limit=60")["next"] is not None, seconds=60)
     page = see("requests")
     links(page).first.wait_for()
     first = links(page).evaluate_all(IDS)

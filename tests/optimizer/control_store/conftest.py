@@ -72,10 +72,12 @@ class PostgresServer:
             self._process = subprocess.Popen(
                 [*self.unprivileged, str(self.bin / "postgres"), "-D", str(self.directory / "data"),
                  "-p", str(self.port), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off",
+                 # Each test has a database of its own; after a kill all since the last checkpoint are made again.
+                 "-c", "checkpoint_timeout=30s", "-c", "checkpoint_completion_target=0.1",
                  "-c", f"unix_socket_directories={self.directory}"],
                 stdout=log, stderr=log, cwd=self.directory, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
             )  # fmt: skip
-        until = time.monotonic() + 20
+        until = time.monotonic() + 40
         while True:
             try:
                 self.execute("SELECT 1")
